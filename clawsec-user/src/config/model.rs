@@ -1,0 +1,203 @@
+//! The checked configuration: what the rest of the daemon is given.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use crate::event::EventKind;
+use crate::policy::{PacketPolicy, Policy};
+
+/// One configuration, whole and valid.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub path: PathBuf,
+    pub gateway: GatewayConfig,
+    /// Generation 0; the supervisor numbers it when it puts it in force.
+    pub policy: Policy,
+    pub packets: PacketPolicy,
+    pub kernel: KernelConfig,
+    pub ban: Option<BanConfig>,
+    pub sandbox: SandboxConfig,
+    pub audit: AuditConfig,
+    /// What works but should not stay; printed by `check` and at start.
+    pub warnings: Vec<Warning>,
+    /// The document after substitution as JSON, with each client secret as `sha256:<hex>` and the
+    /// upstream token and audit chain key left out: `compile` of it gives the same policy. It is
+    /// what the gateway process is sent.
+    pub redacted_document: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// Such as `security.auth.tokens[0]`.
+    pub path: String,
+    pub message: String,
+}
+
+#[derive(Debug, Clone)]
+pub struct GatewayConfig {
+    pub listen: Vec<Listen>,
+    pub upstream: Upstream,
+    pub upstream_token: Option<Secret>,
+    /// Lower case; empty accepts any.
+    pub hosts: Vec<String>,
+    pub origins: Vec<String>,
+    pub tls: Option<TlsConfig>,
+    pub admin_socket: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    pub address: SocketAddr,
+}
+
+/// `http://host:port` of the protected gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    pub host: String,
+    pub port: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsConfig {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    pub min_version: TlsVersion,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsVersion {
+    Tls12,
+    Tls13,
+}
+
+/// How the packet plane is attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelConfig {
+    /// Empty: the supervisor chooses by the listen addresses.
+    pub interfaces: Vec<String>,
+    pub mode: XdpMode,
+    pub on_exit: OnExit,
+    pub guard_upstream: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum XdpMode {
+    Auto,
+    Native,
+    Generic,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnExit {
+    /// The filter outlives the daemon.
+    Enforce,
+    Detach,
+}
+
+/// Sources with more than `after` denials in one rate-limit window are banned for this long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BanConfig {
+    pub after: u32,
+    pub duration: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxConfig {
+    pub enabled: bool,
+    pub provider: SandboxProvider,
+    /// A docker image reference; required when the provider is docker.
+    pub image: Option<String>,
+    pub network: SandboxNetwork,
+    pub memory_bytes: u64,
+    /// Thousandths of a CPU.
+    pub cpu_millis: u32,
+    pub pids: u32,
+    pub timeout: Duration,
+    /// Kept bytes per stream; head and tail are kept, the middle is dropped.
+    pub output_bytes: usize,
+    /// Executions at once, over all agents.
+    pub concurrency: usize,
+    /// The ordinary user that firejail and none run as.
+    pub user: String,
+    pub docker_socket: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SandboxProvider {
+    Docker,
+    Firejail,
+    None,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SandboxNetwork {
+    None,
+    /// A docker network the operator made.
+    Named(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditConfig {
+    pub enabled: bool,
+    pub path: PathBuf,
+    /// Which of the four configurable kinds are written; `Network` and `System` are added by the
+    /// checker unless switched off.
+    pub events: Vec<EventKind>,
+    pub on_failure: AuditOnFailure,
+    pub fsync: Fsync,
+    pub rotate_bytes: u64,
+    pub rotate_keep: u32,
+    /// Aggregation interval of repeated events and of kernel checkpoints.
+    pub interval: Duration,
+    pub chain_key: Option<Secret>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditOnFailure {
+    /// New tool runs and configuration changes are refused; the rest goes on.
+    Deny,
+    Block,
+    Continue,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fsync {
+    Always,
+    Interval,
+    Never,
+}
+
+/// A secret that is wiped when dropped and never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The text itself; callers pass it on and keep no copy.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl Upstream {
+    /// `host:port`, as it stands in a `Host` header.
+    pub fn authority(&self) -> String {
+        match self.host.parse::<IpAddr>() {
+            Ok(IpAddr::V6(address)) => format!("[{address}]:{}", self.port),
+            _ => format!("{}:{}", self.host, self.port),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Message types. serde derives are here because this is a format between two processes; both
+//! are always the same binary, so it carries no version.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Event;
+
+/// What the supervisor tells the gateway.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToGateway {
+    /// A new policy; the first message ever sent, then one for each reload.
+    Policy(Box<PolicyUpdate>),
+    /// The answer to `ToSupervisor::Tool` with the same id.
+    Answer { id: u64, answer: ToolAnswer },
+    /// Stop accepting, finish what runs, answer `Drained`, exit.
+    Drain { deadline_ms: u64 },
+}
+
+/// Everything the gateway needs to judge and to forward. Keys are present as hashes only.
+#[derive(Serialize, Deserialize)]
+pub struct PolicyUpdate {
+    pub generation: u64,
+    /// The configuration after substitution, every client secret replaced by its `sha256:` form
+    /// (`Config::redacted_document`), as JSON. The gateway compiles it by the same code.
+    pub document: String,
+    /// Where the document came from, for messages.
+    pub path: String,
+    pub tls: Option<TlsMaterial>,
+    pub upstream_token: Option<String>,
+    /// Seeds of the Ed25519 device keys clawsec presents upstream, by principal id.
+    pub device_seeds: BTreeMap<String, [u8; 32]>,
+}
+
+/// PEM text, read by the supervisor since the gateway cannot read root's files.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsMaterial {
+    pub cert_pem: String,
+    pub key_pem: String,
+}
+
+/// What the gateway tells the supervisor.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToSupervisor {
+    /// The policy of this generation is in force in the gateway.
+    Ready { generation: u64 },
+    /// The policy could not be applied; the one before stays.
+    Refused { generation: u64, why: String },
+    /// Something happened.
+    Event(Box<Event>),
+    /// Events that found the queue full and are lost.
+    EventsLost { count: u64 },
+    /// Run a tool. The supervisor judges again by its own policy before it runs anything.
+    Tool { id: u64, call: Box<ToolCall> },
+    /// The client went away: stop the call.
+    Cancel { id: u64 },
+    /// A source of completed connections that goes on after denials: drop it at the NIC.
+    Ban {
+        source: IpAddr,
+        seconds: u64,
+        reason: String,
+    },
+    /// The last message after `Drain`.
+    Drained,
+}
+
+/// One call of a sandboxed tool, as the gateway's policy let it through.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ToolCall {
+    pub principal: String,
+    pub source: IpAddr,
+    pub port: u16,
+    pub request: String,
+    pub agent: Option<String>,
+    pub session: Option<String>,
+    /// The name as the client wrote it; the supervisor normalises it itself.
+    pub tool: String,
+    pub args_bytes: u64,
+    pub command: ToolCommand,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolCommand {
+    /// `exec` and `bash`.
+    Exec(ExecCall),
+    /// `process`: only the calling principal's own executions are ever named.
+    ProcessList,
+    ProcessPoll {
+        session: String,
+    },
+    ProcessKill {
+        session: String,
+    },
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ExecCall {
+    /// Run as `sh -c <command>` inside the sandbox, never by a shell of ours.
+    pub command: String,
+    pub workdir: Option<String>,
+    pub env: BTreeMap<String, String>,
+    /// Narrows the configured timeout; it can never widen it.
+    pub timeout_ms: Option<u64>,
+    /// Answer at once with a session to `poll`.
+    pub background: bool,
+}
+
+/// What became of a `ToolCall`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolAnswer {
+    Done(ToolReply),
+    /// The supervisor's own policy said no.
+    Denied {
+        reason: String,
+        message: String,
+    },
+    /// The sandbox could not run it, or is full.
+    Unavailable {
+        message: String,
+    },
+}
+
+/// The gateway's result shape: `{content:[{type:"text",text}],details}`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ToolReply {
+    pub text: String,
+    pub details: serde_json::Value,
+}
+
+impl std::fmt::Debug for PolicyUpdate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PolicyUpdate")
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,12 @@
+//! The socketpair between supervisor and gateway: its messages and their framing.
+//!
+//! The two halves share nothing else. A message is a 4-byte big-endian length, then JSON.
+
+mod codec;
+mod message;
+
+pub use codec::{IpcError, IpcReader, IpcWriter, split};
+pub use message::{
+    ExecCall, PolicyUpdate, TlsMaterial, ToGateway, ToSupervisor, ToolAnswer, ToolCall,
+    ToolCommand, ToolReply,
+};

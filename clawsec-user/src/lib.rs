@@ -1,0 +1,20 @@
+//! clawsec's daemon and command line.
+//!
+//! `cli` starts either half of the daemon: the `supervisor` (root, no network input) or the
+//! `gateway` (unprivileged, all network input). Read `docs/architecture.md` for who may call whom.
+
+pub mod event;
+pub mod ipc;
+
+pub mod policy;
+
+pub mod config;
+
+pub mod audit;
+pub mod enforcer;
+pub mod gateway;
+pub mod sandbox;
+
+pub mod supervisor;
+
+pub mod cli;
