@@ -1,0 +1,231 @@
+//! `cargo xtask test`: the tiers, what each needs, and an honest count.
+//!
+//! A tier that cannot run here is named with its reason and the number of tests that did not
+//! run; under `--strict` (as in CI) that is a failure.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, bail};
+use clap::ValueEnum;
+
+use crate::lab::{ensure_user, say};
+use crate::peer;
+
+/// What a test may touch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Tier {
+    /// Values in, values out: anyone, seconds.
+    Pure,
+    /// The BPF object through BPF_PROG_TEST_RUN: root.
+    Kernel,
+    /// Network namespaces, docker, firejail, a daemon killed and restarted: root.
+    System,
+    /// The real gateway from npm with its own clients: root, node.
+    Peer,
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pure => "pure",
+            Self::Kernel => "kernel",
+            Self::System => "system",
+            Self::Peer => "peer",
+        })
+    }
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Count {
+    passed: u64,
+    failed: u64,
+}
+
+/// Runs the tiers and prints one line for each, then the sum.
+pub(crate) fn run(
+    only: Option<Tier>,
+    filter: Option<&str>,
+    strict: bool,
+    object: Option<&Path>,
+) -> anyhow::Result<()> {
+    let wanted = only.map_or_else(|| Tier::value_variants().to_vec(), |tier| vec![tier]);
+    let mut lines = Vec::new();
+    let mut total = Count::default();
+    let mut not_run = 0;
+    for tier in wanted {
+        let environment = match prepare(tier, object) {
+            Ok(environment) => environment,
+            Err(why) => {
+                let count = listed(tier, filter)?;
+                not_run += count;
+                lines.push(format!("tier {tier}: cannot run here, {count} tests not run: {why:#}"));
+                continue;
+            }
+        };
+        let count = run_tier(tier, filter, &environment)?;
+        lines.push(format!("tier {tier}: {} passed, {} failed", count.passed, count.failed));
+        total.passed += count.passed;
+        total.failed += count.failed;
+    }
+    say("")?;
+    for line in &lines {
+        say(line)?;
+    }
+    if not_run > 0 {
+        say(&format!("{not_run} tests could not run here"))?;
+    }
+    {
+        use std::io::Write as _;
+        writeln!(std::io::stdout(), "{} passed, {} failed", total.passed, total.failed)?;
+    }
+    if total.failed > 0 {
+        bail!("{} tests failed", total.failed);
+    }
+    if strict && not_run > 0 {
+        bail!("{not_run} tests could not run, and --strict was given");
+    }
+    if total.passed == 0 {
+        bail!("no test ran");
+    }
+    Ok(())
+}
+
+type Environment = Vec<(&'static str, PathBuf)>;
+
+/// Checks what a tier needs and makes what can be made without asking.
+fn prepare(tier: Tier, object: Option<&Path>) -> anyhow::Result<Environment> {
+    if tier == Tier::Pure {
+        return Ok(Vec::new());
+    }
+    if !is_root()? {
+        bail!("needs root");
+    }
+    let object = object.context("needs the BPF object (cargo xtask setup, cargo xtask build)")?;
+    let mut environment = vec![("CLAWSEC_BPF_OBJECT", object.to_owned())];
+    if tier == Tier::Kernel {
+        return Ok(environment);
+    }
+    need("ip", "iproute2")?;
+    need("nsenter", "util-linux")?;
+    need("curl", "curl")?;
+    if tier == Tier::System {
+        need("dockerd", "docker.io")?;
+        need("firejail", "firejail")?;
+        need("busybox", "busybox-static")?;
+    }
+    ensure_user("clawsec", None)?;
+    ensure_user("clawsec-sbx", Some("/home/clawsec-sbx"))?;
+    if tier == Tier::Peer {
+        environment.push(("CLAWSEC_PEER_DIR", peer::install()?));
+    }
+    Ok(environment)
+}
+
+/// Whether this process is root.
+pub(crate) fn is_root() -> anyhow::Result<bool> {
+    let output = Command::new("id").arg("-u").output().context("run id")?;
+    Ok(output.stdout.trim_ascii() == b"0")
+}
+
+fn need(program: &str, package: &str) -> anyhow::Result<()> {
+    let found = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()));
+    if found { Ok(()) } else { bail!("needs {program} (Debian: apt-get install {package})") }
+}
+
+/// The test commands of a tier: the pure tier also runs every crate's unit tests.
+fn commands(tier: Tier, filter: Option<&str>) -> Vec<Command> {
+    let mut commands = Vec::new();
+    if tier == Tier::Pure {
+        let mut units = Command::new(env!("CARGO"));
+        units.args(["test", "--workspace", "--exclude", "clawsec-tests", "--lib", "--bins"]);
+        units.args(["--", "--quiet"]).args(filter);
+        commands.push(units);
+    }
+    let mut tests = Command::new(env!("CARGO"));
+    tests.args(["test", "--package", "clawsec-tests", "--"]);
+    match filter {
+        // libtest joins filters by «or», so a filter inside a tier names the tier itself.
+        Some(filter) => tests.arg(format!("{tier}::{filter}")),
+        None => tests.arg(format!("{tier}::")),
+    };
+    if matches!(tier, Tier::System | Tier::Peer) {
+        // Each of these tests has a daemon and a network of its own on two cores.
+        tests.arg("--test-threads=2");
+    }
+    commands.push(tests);
+    commands
+}
+
+fn run_tier(
+    tier: Tier,
+    filter: Option<&str>,
+    environment: &Environment,
+) -> anyhow::Result<Count> {
+    say(&format!("tier {tier}"))?;
+    let mut count = Count::default();
+    for mut command in commands(tier, filter) {
+        let command = command.envs(environment.iter().map(|(name, value)| (name, value)));
+        let mut child =
+            command.stdout(Stdio::piped()).spawn().context("run cargo test")?;
+        let (printed, complete) = relay(&mut child)?;
+        count.passed += printed.passed;
+        count.failed += printed.failed;
+        if !child.wait().context("wait for cargo test")?.success() && (printed.failed == 0 || !complete)
+        {
+            bail!("tier {tier}: cargo test failed before its tests had run");
+        }
+    }
+    Ok(count)
+}
+
+/// Passes the output on and adds up libtest's closing lines.
+fn relay(child: &mut std::process::Child) -> anyhow::Result<(Count, bool)> {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    let output = child.stdout.take().context("cargo test has no output")?;
+    let mut count = Count::default();
+    let mut complete = false;
+    for line in BufReader::new(output).lines() {
+        let line = line.context("read the output of cargo test")?;
+        writeln!(std::io::stdout(), "{line}")?;
+        if let Some(result) = line.strip_prefix("test result: ") {
+            complete = true;
+            count.passed += number_before(result, " passed");
+            count.failed += number_before(result, " failed");
+        }
+    }
+    Ok((count, complete))
+}
+
+fn number_before(text: &str, word: &str) -> u64 {
+    text.split_once(word)
+        .and_then(|(before, _)| before.rsplit(' ').next())
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0)
+}
+
+/// How many tests a tier has, without running them.
+fn listed(tier: Tier, filter: Option<&str>) -> anyhow::Result<u64> {
+    let mut count = 0;
+    for mut command in commands(tier, filter) {
+        let output = command.arg("--list").output().context("run cargo test --list")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        count += text.lines().filter(|line| line.ends_with(": test")).count() as u64;
+    }
+    Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_lines_are_read() {
+        let line = "FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 7 filtered out";
+        assert_eq!(number_before(line, " passed"), 12);
+        assert_eq!(number_before(line, " failed"), 3);
+        assert_eq!(number_before("nothing here", " passed"), 0);
+    }
+}
