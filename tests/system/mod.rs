@@ -1,0 +1,10 @@
+//! A real daemon on real traffic, in network namespaces that the tests make and remove.
+
+mod confinement;
+pub(crate) mod daemon;
+mod docker;
+mod input;
+mod lifecycle;
+mod reload;
+mod sandbox;
+mod spine;

@@ -1,0 +1,182 @@
+//! The whole way through: a packet dropped, a request judged, a tool sandboxed, each recorded.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use xtask::lab::{self, Host};
+
+use super::daemon::{Daemon, in_namespace};
+use super::docker::Docker;
+
+#[test]
+fn each_decision_is_enforced_and_recorded() {
+    let docker = Docker::start();
+    let daemon = Daemon::start("spine", |config| {
+        config["security"]["sandbox"] = docker.sandbox_config();
+    });
+
+    let answered = daemon.get(Host::Inside, "/");
+    assert_eq!(answered.status, 200, "{answered:?}");
+    assert!(answered.body.contains("stand-in gateway"), "{answered:?}");
+
+    let refused = daemon.curl(Host::Inside, "/tools/invoke", &["--json", "{}"]);
+    assert_eq!(refused.status, 401, "{refused:?}");
+    assert_eq!(
+        refused.body,
+        r#"{"error":{"message":"Unauthorized","type":"unauthorized"}}"#,
+        "the gateway's own words"
+    );
+    daemon.await_record("the refusal", |record| {
+        record["event"] == "auth"
+            && record["outcome"] == "deny"
+            && record["reason"] == "credential_missing"
+            && record["src"]["ip"] == lab::CLIENT_INSIDE
+    });
+
+    let forwarded = daemon.invoke(&json!({ "tool": "sessions_list" }));
+    assert_eq!(forwarded.status, 200, "{forwarded:?}");
+    assert!(forwarded.body.contains("stand-in gateway ran sessions_list"), "{forwarded:?}");
+
+    let requests = daemon.seen.requests.load(Ordering::Relaxed);
+    let denied = daemon.invoke(&json!({ "tool": " Browser " }));
+    assert_eq!(denied.status, 404, "{denied:?}");
+    let body: Value = serde_json::from_str(&denied.body).expect("a JSON body");
+    assert_eq!(body["error"]["type"], "not_found");
+    daemon.await_record("the denied tool", |record| {
+        record["event"] == "tool"
+            && record["reason"] == "tool_denied"
+            && record["rule"] == "tools.deny[0]"
+            && record["tool"]["name"] == "browser"
+    });
+
+    let executed =
+        daemon.invoke(&json!({ "tool": "bash", "args": { "command": "echo $((6*7)); id -u" } }));
+    assert_eq!(executed.status, 200, "{executed:?}");
+    let body: Value = serde_json::from_str(&executed.body).expect("a JSON body");
+    assert_eq!(body["result"]["content"][0]["text"], "42\n65534\n", "{body}");
+    assert_eq!(body["result"]["details"]["exitCode"], 0, "{body}");
+    daemon.await_record("the execution", |record| {
+        record["event"] == "tool"
+            && record["outcome"] == "allow"
+            && record["tool"]["name"] == "exec"
+            && record["sandbox"]["provider"] == "docker"
+            && record["sandbox"]["exit"] == 0
+    });
+    let after = daemon.seen.requests.load(Ordering::Relaxed);
+    assert_eq!(after, requests, "neither a denied nor a sandboxed tool reaches the gateway");
+}
+
+#[test]
+fn no_packet_of_a_stranger_reaches_the_host() {
+    let daemon = Daemon::start("stranger", |_| {});
+    let before = segments(&daemon);
+    let refused = daemon.get(Host::Outside, "/");
+    assert_eq!(refused.exit, 28, "a stranger's connection times out: {refused:?}");
+    let v6: SocketAddr = format!("[{}]:8443", lab::GATEWAY_OUTSIDE_V6).parse().expect("parse");
+    let over_v6 = in_namespace(&daemon.lab, Host::Outside, || {
+        TcpStream::connect_timeout(&v6, Duration::from_secs(2)).map(drop)
+    });
+    assert_eq!(over_v6.map_err(|e| e.kind()), Err(std::io::ErrorKind::TimedOut));
+    assert_eq!(segments(&daemon), before, "TCP saw no segment");
+
+    // Only TCP to protected ports is judged: neighbours, ping and other ports live on.
+    let mut ping = daemon.lab.command(Host::Outside, "ping");
+    if let Ok(output) = ping.args(["-c", "1", "-W", "2", lab::GATEWAY_OUTSIDE]).output() {
+        assert!(output.status.success(), "ICMP passes");
+    }
+    let other: SocketAddr = format!("{}:9", lab::GATEWAY_OUTSIDE).parse().expect("parse");
+    let closed = in_namespace(&daemon.lab, Host::Outside, || {
+        TcpStream::connect_timeout(&other, Duration::from_secs(2)).map(drop)
+    });
+    assert_eq!(closed.map_err(|e| e.kind()), Err(std::io::ErrorKind::ConnectionRefused));
+
+    for address in [lab::CLIENT_OUTSIDE, lab::CLIENT_OUTSIDE_V6] {
+        daemon.await_record("the drop", |record| {
+            record["event"] == "network"
+                && record["outcome"] == "deny"
+                && record["reason"] == "not_allowed"
+                && record["src"]["ip"] == address
+        });
+    }
+}
+
+#[test]
+fn recorded_counts_equal_the_kernels_counters() {
+    let mut daemon = Daemon::start("sums", |_| {});
+    let address: SocketAddr = format!("{}:8443", lab::GATEWAY_OUTSIDE).parse().expect("parse");
+    in_namespace(&daemon.lab, Host::Outside, || {
+        for _ in 0..300 {
+            // Each try is one SYN and at most one more; none is answered.
+            let _timed_out = TcpStream::connect_timeout(&address, Duration::from_millis(5));
+        }
+    });
+    assert_sums_agree(&daemon);
+    daemon.kill();
+    in_namespace(&daemon.lab, Host::Outside, || {
+        for _ in 0..100 {
+            let _timed_out = TcpStream::connect_timeout(&address, Duration::from_millis(5));
+        }
+    });
+    daemon.launch();
+    assert_sums_agree(&daemon);
+}
+
+/// Compares at a moment when the counters stand still and a checkpoint has passed.
+fn assert_sums_agree(daemon: &Daemon) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(15);
+    loop {
+        std::thread::sleep(Duration::from_millis(1200));
+        let counters = dropped(&daemon.status());
+        let sums = recorded(&daemon.audit());
+        if counters == sums && !sums.is_empty() && counters == dropped(&daemon.status()) {
+            assert!(counters.values().sum::<u64>() >= 100, "{counters:?}");
+            return;
+        }
+        assert!(
+            std::time::Instant::now() < deadline,
+            "kernel {counters:?}, recorded {sums:?}\n{}",
+            std::fs::read_to_string(daemon.path("audit.log")).unwrap_or_default()
+        );
+    }
+}
+
+fn dropped(status: &Value) -> BTreeMap<String, u64> {
+    let reasons = status["reasons"].as_array().expect("reasons").iter();
+    reasons
+        .filter(|reason| reason["drop"] == true && reason["packets"] != 0)
+        .map(|reason| {
+            let name = reason["name"].as_str().expect("a name").to_owned();
+            (name, reason["packets"].as_u64().expect("a count"))
+        })
+        .collect()
+}
+
+fn recorded(records: &[Value]) -> BTreeMap<String, u64> {
+    let mut sums = BTreeMap::new();
+    for record in records {
+        if record["event"] == "network" && record["action"] == "drop" {
+            let reason = record["reason"].as_str().expect("a reason").to_owned();
+            *sums.entry(reason).or_insert(0) += record["count"].as_u64().unwrap_or(1);
+        }
+    }
+    sums
+}
+
+/// TCP segments that the gateway host's kernel has received.
+fn segments(daemon: &Daemon) -> u64 {
+    let output = daemon
+        .lab
+        .command(Host::Gateway, "cat")
+        .arg("/proc/net/snmp")
+        .output()
+        .expect("read /proc/net/snmp");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
+    let names: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
+    let values: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
+    let index = names.iter().position(|&name| name == "InSegs").expect("InSegs");
+    values[index].parse().expect("a number")
+}
