@@ -1,1 +1,5 @@
-fn main() {}
+//! The `clawsec` program; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    clawsec_user::cli::main()
+}

@@ -1,1 +1,144 @@
-//! Placeholder.
+//! The command line: arguments to calls, errors to exit codes.
+//!
+//! Exit codes: 0 good, 1 a finding or a denial, 2 bad usage or configuration, 3 the daemon or
+//! kernel is not there, 4 anything else.
+
+mod admin;
+mod audit;
+mod check;
+mod gateway;
+mod key;
+mod output;
+mod run;
+mod sandbox;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config;
+
+/// A security enforcer in front of an OpenClaw / Clawdbot gateway.
+#[derive(Debug, Parser)]
+#[command(name = "clawsec", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon in the foreground.
+    Run(run::RunArguments),
+    /// Validate the configuration and print what it would enforce.
+    Check(check::CheckArguments),
+    /// Show what the running daemon enforces.
+    Status(admin::StatusArguments),
+    /// Drop a source at the NIC for a while.
+    #[command(subcommand)]
+    Ban(admin::BanCommand),
+    /// Read the audit log; needs no daemon.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+    /// Run a command as an agent's tool would run, or make the docker image for it.
+    #[command(subcommand)]
+    Sandbox(sandbox::SandboxCommand),
+    /// Make and hash keys.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Remove the packet filter: its program and its pinned maps.
+    Detach(run::DetachArguments),
+    /// The gateway process; started by `run`, never by hand.
+    #[command(hide = true)]
+    Gateway { uid: u32, gid: u32 },
+}
+
+/// Parses the arguments, runs the command, prints its error.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Run(arguments) => run::run(arguments),
+        Command::Check(arguments) => check::check(&arguments),
+        Command::Status(arguments) => admin::status(&arguments),
+        Command::Ban(command) => admin::ban(command),
+        Command::Audit(command) => audit::run(command),
+        Command::Sandbox(command) => sandbox::run(command),
+        Command::Key(command) => key::run(&command),
+        Command::Detach(arguments) => run::detach(&arguments),
+        Command::Gateway { uid, gid } => gateway::run(uid, gid),
+    };
+    result.unwrap_or_else(|failure| {
+        output::error(&failure.error);
+        ExitCode::from(failure.exit as u8)
+    })
+}
+
+/// Where the configuration is; the same four places for every command.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConfigArgument {
+    /// The configuration file [default: $CLAWSEC_CONFIG, /etc/clawsec/clawsec.json or
+    /// ~/.clawdbot/clawsec.json]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+impl ConfigArgument {
+    /// Loads it for a command that changes nothing.
+    pub(crate) fn read(&self) -> Result<config::Config, Failure> {
+        self.load(config::FileTrust::Read)
+    }
+
+    pub(crate) fn load(&self, trust: config::FileTrust) -> Result<config::Config, Failure> {
+        let path = config::find(self.config.as_deref()).map_err(Failure::usage)?;
+        config::load(&path, trust).map_err(Failure::usage)
+    }
+}
+
+/// Exit codes other than success; see the module's head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    Finding = 1,
+    Usage = 2,
+    Absent = 3,
+    Other = 4,
+}
+
+/// An error and the exit code it becomes.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    pub(crate) error: anyhow::Error,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
+        Self { exit, error: error.into() }
+    }
+
+    pub(crate) fn usage(error: impl Into<anyhow::Error>) -> Self {
+        Self::new(Exit::Usage, error)
+    }
+
+    pub(crate) fn absent(error: impl Into<anyhow::Error>) -> Self {
+        Self::new(Exit::Absent, error)
+    }
+
+    pub(crate) fn other(error: impl Into<anyhow::Error>) -> Self {
+        Self::new(Exit::Other, error)
+    }
+}
+
+type CommandResult = Result<ExitCode, Failure>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -3,9 +3,11 @@
 //! The two halves share nothing else. A message is a 4-byte big-endian length, then JSON.
 
 mod codec;
+mod listeners;
 mod message;
 
 pub use codec::{IpcError, IpcReader, IpcWriter, split};
+pub use listeners::{MAX_LISTENERS, receive_listeners, send_listeners};
 pub use message::{
     ExecCall, PolicyUpdate, TlsMaterial, ToGateway, ToSupervisor, ToolAnswer, ToolCall,
     ToolCommand, ToolReply,

@@ -149,12 +149,8 @@ impl Policy {
             },
             Request::Tool(tool) => {
                 require(principal, Scope::Write)?;
-                self.tools.judge(tool)?;
                 principal.tools().judge(tool)?;
-                if let Some(agent) = self.agent(agent_of(&facts)) {
-                    agent.tools.judge(tool)?;
-                }
-                sandboxed = self.sandboxed.names(tool);
+                sandboxed = self.judge_tool(tool, agent_of(&facts))?;
                 "tools".clone_into(&mut rule);
             }
         }
@@ -182,6 +178,33 @@ impl Policy {
             generation: self.generation,
             sandboxed,
         })
+    }
+
+    /// Judges a tool run that root asks for on the host itself: no principal, the same lists.
+    pub fn decide_for_operator(
+        &self,
+        tool: ToolName,
+        agent: Option<String>,
+    ) -> Result<Permit, Denial> {
+        let mut facts = RequestFacts::new(Request::Tool(tool.clone()));
+        facts.agent = agent;
+        let sandboxed = self.judge_tool(&tool, agent_of(&facts))?;
+        Ok(Permit {
+            facts,
+            principal: "operator".to_owned(),
+            rule: "tools".to_owned(),
+            generation: self.generation,
+            sandboxed,
+        })
+    }
+
+    /// The lists of the configuration and of the agent; whether the tool runs sandboxed.
+    fn judge_tool(&self, tool: &ToolName, agent: &str) -> Result<bool, Denial> {
+        self.tools.judge(tool)?;
+        if let Some(agent) = self.agent(agent) {
+            agent.tools.judge(tool)?;
+        }
+        Ok(self.sandboxed.names(tool))
     }
 
     fn agent(&self, id: &str) -> Option<&Agent> {

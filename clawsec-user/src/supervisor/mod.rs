@@ -1,1 +1,23 @@
-//! Placeholder.
+//! The supervisor: root, small, no network input.
+//!
+//! It owns what is dangerous: BPF objects and links, listening sockets, the docker socket and
+//! tool spawning, the audit writer, secrets at rest. It reads nothing that strangers send; the
+//! gateway process does, and each of that process's requests is judged here again.
+
+pub mod admin;
+mod child;
+mod interfaces;
+mod kernel;
+mod link;
+mod listen;
+mod local;
+mod records;
+mod reload;
+mod secrets;
+mod start;
+mod state;
+mod tools;
+
+pub use child::GATEWAY_USER;
+pub use start::{Blame, StartError, run};
+pub use state::Options;

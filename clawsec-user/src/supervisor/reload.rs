@@ -1,0 +1,201 @@
+//! A new configuration in the place of the old one, or not at all.
+//!
+//! Parse, check and compile; let the gateway process prepare and take it; then fill, verify and
+//! flip the kernel's idle slot. Whatever fails, the old policy stays in both planes: a gateway
+//! that took a policy the kernel refused is given the old one back, and since a request must
+//! pass both planes, the moment between admits nothing that either would refuse.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+
+use super::link::{self, Applied};
+use super::start::{StartError, open_sandbox};
+use super::state::State;
+use super::local;
+use crate::config::{self, Config, FileTrust};
+use crate::event::{Event, EventKind, Outcome};
+
+/// How long the gateway may take to compile and take a policy.
+const APPLY: Duration = Duration::from_secs(10);
+/// How often the file is looked at, and how long it must rest before it is read.
+const POLL: Duration = Duration::from_millis(500);
+
+/// Reads the file again and puts it in force, or says why not; either way a record.
+pub(super) async fn reload(state: &Arc<State>, applied: &mut watch::Receiver<Applied>) {
+    let before = state.config();
+    let mut event = Event::new(EventKind::Config, "reload", Outcome::Allow, "ok");
+    event.generation = before.policy.generation;
+    match attempt(state, &before, applied).await {
+        Ok(generation) => {
+            tracing::info!(generation, "the new configuration is in force");
+            event.generation = generation;
+        }
+        Err(why) => {
+            tracing::error!("the new configuration is refused, the old one stays: {why}");
+            event.outcome = Outcome::Error;
+            event.reason = "configuration_refused".into();
+            event.detail = Some(why);
+        }
+    }
+    state.records.report(event);
+}
+
+async fn attempt(
+    state: &Arc<State>,
+    before: &Config,
+    applied: &mut watch::Receiver<Applied>,
+) -> Result<u64, String> {
+    let mut config =
+        config::load(&before.path, FileTrust::Run).map_err(|error| error.to_string())?;
+    refuse_what_needs_a_restart(before, &config)?;
+    let generation =
+        next_generation(&state.options.state_dir).map_err(|error| local::chain(&error))?;
+    config.number(generation);
+    let update = state.policy_update_of(&config).map_err(|error| local::chain(&error))?;
+    if !link::publish(state, update).await {
+        return Err("the gateway process is being started again; try once more".into());
+    }
+    wait_for(applied, generation).await?;
+    let switched = match state.enforcer() {
+        Some(mut enforcer) => {
+            enforcer.switch(&config.packets).map_err(|error| local::chain(&error))
+        }
+        None => Ok(()),
+    };
+    if let Err(why) = switched {
+        if let Ok(update) = state.policy_update_of(before) {
+            link::publish(state, update).await;
+        }
+        return Err(why);
+    }
+    if config.sandbox != before.sandbox {
+        state.replace_sandbox(open_sandbox(&config).await);
+    }
+    state.put_in_force(config);
+    Ok(generation)
+}
+
+/// What cannot change under a running daemon; an honest refusal beats half a reload.
+fn refuse_what_needs_a_restart(before: &Config, after: &Config) -> Result<(), String> {
+    let rows = [
+        ("gateway.listen", before.gateway.listen != after.gateway.listen),
+        ("gateway.admin.socket", before.gateway.admin_socket != after.gateway.admin_socket),
+        ("security.network.interfaces", before.kernel != after.kernel),
+        ("security.audit", before.audit != after.audit),
+    ];
+    let changed: Vec<&str> =
+        rows.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    Err(format!("{} changed: restart the daemon to apply it", changed.join(", ")))
+}
+
+async fn wait_for(applied: &mut watch::Receiver<Applied>, wanted: u64) -> Result<(), String> {
+    let decided = applied.wait_for(|applied| match applied {
+        Applied::NotYet => false,
+        Applied::Ready(generation) | Applied::Refused { generation, .. } => *generation == wanted,
+    });
+    match tokio::time::timeout(APPLY, decided).await {
+        Ok(Ok(applied)) => match &*applied {
+            Applied::Refused { why, .. } => Err(why.clone()),
+            _ => Ok(()),
+        },
+        _ => Err(format!("the gateway process did not answer within {} s", APPLY.as_secs())),
+    }
+}
+
+/// The next policy generation: it grows over restarts too, so that a record's generation names
+/// one policy for ever.
+pub(super) fn next_generation(state_dir: &Path) -> Result<u64, StartError> {
+    let path = state_dir.join("generation");
+    let failed = |source| StartError::StateDirectory { path: path.clone(), source };
+    let last = match std::fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().unwrap_or(0),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(failed(error)),
+    };
+    let next: u64 = last + 1;
+    let write = || {
+        use std::os::unix::fs::DirBuilderExt as _;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
+        let new = path.with_extension("new");
+        std::fs::write(&new, next.to_string())?;
+        std::fs::rename(&new, &path)
+    };
+    write().map_err(failed)?;
+    Ok(next)
+}
+
+/// Notices that a file was replaced or rewritten, by size, time and inode.
+pub(super) struct FileWatch {
+    path: PathBuf,
+    seen: Option<Stamp>,
+}
+
+type Stamp = (u64, Option<SystemTime>, u64);
+
+impl FileWatch {
+    pub(super) fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), seen: stamp(path) }
+    }
+
+    /// Takes the file as it is now for known.
+    pub(super) fn settle(&mut self) {
+        self.seen = stamp(&self.path);
+    }
+
+    /// Waits until the file has changed and has then rested for one poll.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: nothing is lost but the wait.
+    pub(super) async fn changed(&mut self) {
+        let mut candidate = None;
+        loop {
+            tokio::time::sleep(POLL).await;
+            let now = stamp(&self.path);
+            if now.is_some() && now != self.seen {
+                if candidate == now {
+                    self.seen = now;
+                    return;
+                }
+                candidate = now;
+            }
+        }
+    }
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.len(), metadata.modified().ok(), metadata.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generations_grow_over_restarts() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        assert_eq!(next_generation(&state).unwrap(), 1);
+        assert_eq!(next_generation(&state).unwrap(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replaced_file_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("clawsec.json");
+        std::fs::write(&path, "{}").unwrap();
+        let mut watch = FileWatch::new(&path);
+        assert!(tokio::time::timeout(POLL * 4, watch.changed()).await.is_err());
+        std::fs::write(&path, "{ }").unwrap();
+        assert!(tokio::time::timeout(POLL * 4, watch.changed()).await.is_ok());
+        assert!(tokio::time::timeout(POLL * 4, watch.changed()).await.is_err());
+    }
+}

@@ -1,0 +1,292 @@
+//! From a checked configuration to a running daemon, and back down.
+//!
+//! The order is the promise: ports are held first, the packet filter judges before anything
+//! listens, the audit log is open before anything is decided, and at stop the last checkpoint is
+//! written after the last packet was counted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::child::{self, ChildError};
+use super::link::{Applied, Link};
+use super::listen::{self, ListenError};
+use super::records::Records;
+use super::secrets::SecretError;
+use super::state::{Options, State};
+use super::{admin, interfaces, kernel, local, reload};
+use crate::audit::AuditError;
+use crate::config::{Config, OnExit};
+use crate::enforcer::{self, Enforcer, EnforcerError, EnforcerPlan};
+use crate::event::{Event, EventKind, Outcome};
+use crate::sandbox::Sandbox;
+
+/// Who can mend a failed start; the exit code follows from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    Configuration,
+    Kernel,
+    System,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("bind the listening sockets")]
+    Listen(#[from] ListenError),
+    #[error("read the daemon's secrets")]
+    Secrets(#[from] SecretError),
+    #[error("read or write the daemon's state in {path}")]
+    StateDirectory {
+        path: std::path::PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("list the network interfaces")]
+    Interfaces(#[source] std::io::Error),
+    #[error(
+        "no Ethernet interface carries the listen addresses: name some in security.network.interfaces, or run with --no-xdp"
+    )]
+    NoInterface,
+    #[error("start the packet filter; --no-xdp runs without it")]
+    Enforcer(#[source] EnforcerError),
+    #[error("open the audit log")]
+    Audit(#[source] AuditError),
+    #[error("bind the admin socket {path}")]
+    Admin {
+        path: std::path::PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("run the gateway process")]
+    Child(#[from] ChildError),
+    #[error("the gateway process refused the configuration: {why}")]
+    Refused { why: String },
+    #[error("the gateway process did not get ready within {} s", READY.as_secs())]
+    NotReady,
+    #[error("listen for signals")]
+    Signals(#[source] std::io::Error),
+}
+
+impl StartError {
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::Enforcer(_) => Blame::Kernel,
+            Self::Refused { .. } | Self::Secrets(SecretError::Read { .. }) | Self::NoInterface => {
+                Blame::Configuration
+            }
+            _ => Blame::System,
+        }
+    }
+}
+
+/// How long the gateway process may take to compile its first policy.
+const READY: Duration = Duration::from_secs(20);
+
+/// Runs the daemon until SIGTERM or SIGINT.
+pub async fn run(mut config: Config, options: Options) -> Result<(), StartError> {
+    for warning in &config.warnings {
+        tracing::warn!("{}: {}", warning.path, warning.message);
+    }
+    let signals = Signals::new().map_err(StartError::Signals)?;
+    let account = child::account()?;
+    let bound = listen::bind_all(&config.gateway.listen)?;
+    config.number(reload::next_generation(&options.state_dir)?);
+    let records = Records::open(&config.audit).map_err(StartError::Audit)?;
+    let enforcer = start_enforcer(&config, &options)?;
+    let attached: Vec<String> = enforcer
+        .iter()
+        .flat_map(|enforcer| enforcer.attachments())
+        .map(|a| format!("{} ({})", a.interface, a.mode.as_str()))
+        .collect();
+    let sandbox = open_sandbox(&config).await;
+    let state = Arc::new(State::new(options, config, records, enforcer, sandbox));
+    state.resume_records();
+    let stop = CancellationToken::new();
+    let mut tasks = tokio::task::JoinSet::new();
+    kernel::start(&state, &mut tasks, &stop).map_err(StartError::Enforcer)?;
+
+    let config = state.config();
+    let socket = admin::bind(&config.gateway.admin_socket).map_err(|source| {
+        StartError::Admin { path: config.gateway.admin_socket.clone(), source }
+    })?;
+    tasks.spawn(admin::serve(socket, Arc::clone(&state)));
+
+    let link = Link::new(Arc::clone(&state), account, bound.listen()?, stop.clone());
+    let applied = link.applied();
+    let mut link = tokio::spawn(link.run());
+    if let Err(error) = wait_until_ready(applied.clone()).await {
+        stop.cancel();
+        let _ended = link.await;
+        shut_down(&state, tasks).await;
+        return Err(error);
+    }
+    announce(&config, &attached);
+    let mut event = Event::new(EventKind::System, "start", Outcome::Allow, "ok");
+    event.generation = config.policy.generation;
+    event.detail = Some(match attached.is_empty() {
+        true => "without the packet filter".into(),
+        false => format!("packet filter on {}", attached.join(", ")),
+    });
+    state.records.report(event);
+    drop(config);
+
+    let result = tokio::select! {
+        () = signals.until_stop(&state, applied) => Ok(()),
+        ended = &mut link => match ended {
+            Ok(Err(error)) => Err(StartError::Child(error)),
+            _ => Ok(()),
+        },
+    };
+    tracing::info!("stopping");
+    stop.cancel();
+    if !link.is_finished() {
+        let _ended = link.await;
+    }
+    shut_down(&state, tasks).await;
+    result
+}
+
+fn start_enforcer(config: &Config, options: &Options) -> Result<Option<Enforcer>, StartError> {
+    if options.no_xdp {
+        tracing::warn!("--no-xdp: packets are not filtered; addresses are checked at accept only");
+        return Ok(None);
+    }
+    let names = if !options.interfaces.is_empty() {
+        options.interfaces.clone()
+    } else if !config.kernel.interfaces.is_empty() {
+        config.kernel.interfaces.clone()
+    } else {
+        interfaces::choose(&config.gateway.listen).map_err(StartError::Interfaces)?
+    };
+    if names.is_empty() {
+        if config.gateway.listen.iter().all(|listen| listen.address.ip().is_loopback()) {
+            tracing::info!("clawsec listens on loopback only; there is no interface to filter");
+            return Ok(None);
+        }
+        return Err(StartError::NoInterface);
+    }
+    let plan = EnforcerPlan {
+        interfaces: names,
+        mode: config.kernel.mode,
+        pin_dir: options.pin_dir.clone(),
+        bpf_log: options.bpf_log,
+    };
+    Enforcer::start(&plan, &config.packets).map(Some).map_err(StartError::Enforcer)
+}
+
+/// A provider that is broken does not stop the daemon: its tools are denied, never run outside.
+pub(super) async fn open_sandbox(config: &Config) -> Option<Sandbox> {
+    if !config.sandbox.enabled {
+        return None;
+    }
+    match Sandbox::open(&config.sandbox, &instance(config)).await {
+        Ok(sandbox) => {
+            match sandbox.remove_orphans().await {
+                Ok(0) => {}
+                Ok(count) => tracing::info!(count, "removed executions of an earlier daemon"),
+                Err(error) => tracing::warn!("remove orphans: {}", local::chain(&error)),
+            }
+            Some(sandbox)
+        }
+        Err(error) => {
+            tracing::error!("sandboxed tools are denied: {}", local::chain(&error));
+            None
+        }
+    }
+}
+
+/// Which daemon a container belongs to: one per audit log, whose lock one daemon holds.
+fn instance(config: &Config) -> String {
+    use aws_lc_rs::digest;
+    let path = config.audit.path.as_os_str().as_encoded_bytes();
+    let digest = digest::digest(&digest::SHA256, path);
+    digest.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
+async fn wait_until_ready(
+    mut applied: tokio::sync::watch::Receiver<Applied>,
+) -> Result<(), StartError> {
+    let decided = applied.wait_for(|applied| *applied != Applied::NotYet);
+    match tokio::time::timeout(READY, decided).await {
+        Ok(Ok(applied)) => match &*applied {
+            Applied::Refused { why, .. } => Err(StartError::Refused { why: why.clone() }),
+            _ => Ok(()),
+        },
+        _ => Err(StartError::NotReady),
+    }
+}
+
+fn announce(config: &Config, attached: &[String]) {
+    let scheme = if config.gateway.tls.is_some() { "https" } else { "http" };
+    for listen in &config.gateway.listen {
+        tracing::info!("listening on {scheme}://{}", listen.address);
+    }
+    tracing::info!("protecting {}", config.gateway.upstream.authority());
+    for interface in attached {
+        tracing::info!("filtering packets on {interface}");
+    }
+    tracing::info!("recording to {}", config.audit.path.display());
+}
+
+/// Ends the tasks, writes the last checkpoint, and closes the log.
+async fn shut_down(state: &Arc<State>, mut tasks: tokio::task::JoinSet<()>) {
+    tasks.shutdown().await;
+    kernel::checkpoint(state);
+    let mut event = Event::new(EventKind::System, "stop", Outcome::Allow, "ok");
+    event.generation = state.config().policy.generation;
+    if state.config().kernel.on_exit == OnExit::Detach && state.enforcer().is_some() {
+        match enforcer::detach(&state.options.pin_dir) {
+            Ok(_) => event.detail = Some("packet filter removed (network.onExit)".into()),
+            Err(error) => {
+                event.outcome = Outcome::Error;
+                event.detail = Some(local::chain(&error));
+                tracing::error!("remove the packet filter: {}", local::chain(&error));
+            }
+        }
+    } else if state.enforcer().is_some() {
+        event.detail = Some("packet filter stays".into());
+    }
+    state.records.report(event);
+    state.records.close().await;
+    // The admin socket of a stopped daemon would only confuse.
+    let _gone = std::fs::remove_file(&state.config().gateway.admin_socket);
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hang_up: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Reloads on SIGHUP and when the file changes, until asked to stop.
+    async fn until_stop(
+        mut self,
+        state: &Arc<State>,
+        mut applied: tokio::sync::watch::Receiver<Applied>,
+    ) {
+        let mut watch = reload::FileWatch::new(&state.config().path);
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => {
+                    state.records.reopen();
+                    reload::reload(state, &mut applied).await;
+                    watch.settle();
+                }
+                () = watch.changed() => reload::reload(state, &mut applied).await,
+            }
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What the supervisor's tasks share.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::mpsc;
+
+use super::records::Records;
+use super::secrets::{self, SecretError};
+use crate::config::Config;
+use crate::enforcer::Enforcer;
+use crate::ipc::{PolicyUpdate, ToGateway};
+use crate::sandbox::{Registry, Sandbox};
+
+/// From the command line.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Overrides `security.network.interfaces` when not empty.
+    pub interfaces: Vec<String>,
+    pub no_xdp: bool,
+    pub bpf_log: bool,
+    pub pin_dir: PathBuf,
+    pub state_dir: PathBuf,
+}
+
+pub(super) struct State {
+    pub(super) options: Options,
+    pub(super) started: Instant,
+    config: ArcSwap<Config>,
+    pub(super) records: Records,
+    enforcer: Option<Mutex<Enforcer>>,
+    sandbox: ArcSwapOption<Sandbox>,
+    pub(super) executions: Registry,
+    gateway: Mutex<Option<(u32, mpsc::Sender<ToGateway>)>>,
+}
+
+impl State {
+    pub(super) fn new(
+        options: Options,
+        config: Config,
+        records: Records,
+        enforcer: Option<Enforcer>,
+        sandbox: Option<Sandbox>,
+    ) -> Self {
+        Self {
+            options,
+            started: Instant::now(),
+            config: ArcSwap::from_pointee(config),
+            records,
+            enforcer: enforcer.map(Mutex::new),
+            sandbox: ArcSwapOption::from(sandbox.map(Arc::new)),
+            executions: Registry::default(),
+            gateway: Mutex::new(None),
+        }
+    }
+
+    /// The configuration in force.
+    pub(super) fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    pub(super) fn put_in_force(&self, config: Config) {
+        self.config.store(Arc::new(config));
+    }
+
+    pub(super) fn sandbox(&self) -> Option<Arc<Sandbox>> {
+        self.sandbox.load_full()
+    }
+
+    pub(super) fn replace_sandbox(&self, sandbox: Option<Sandbox>) {
+        self.sandbox.store(sandbox.map(Arc::new));
+    }
+
+    pub(super) fn set_gateway(&self, gateway: Option<(u32, mpsc::Sender<ToGateway>)>) {
+        *self.gateway.lock().unwrap_or_else(PoisonError::into_inner) = gateway;
+    }
+
+    pub(super) fn gateway_pid(&self) -> Option<u32> {
+        let gateway = self.gateway.lock().unwrap_or_else(PoisonError::into_inner);
+        gateway.as_ref().map(|(pid, _)| *pid)
+    }
+
+    pub(super) fn gateway_sender(&self) -> Option<mpsc::Sender<ToGateway>> {
+        let gateway = self.gateway.lock().unwrap_or_else(PoisonError::into_inner);
+        gateway.as_ref().map(|(_, sender)| sender.clone())
+    }
+
+    /// What the gateway process is sent of the configuration in force.
+    pub(super) fn policy_update(&self) -> Result<PolicyUpdate, SecretError> {
+        self.policy_update_of(&self.config())
+    }
+
+    pub(super) fn policy_update_of(&self, config: &Config) -> Result<PolicyUpdate, SecretError> {
+        let ids = config.policy.credentials.ids();
+        Ok(PolicyUpdate {
+            generation: config.policy.generation,
+            document: config.redacted_document.clone(),
+            path: config.path.display().to_string(),
+            tls: config.gateway.tls.as_ref().map(secrets::tls_material).transpose()?,
+            upstream_token: config.gateway.upstream_token.as_ref().map(|t| t.reveal().to_owned()),
+            device_seeds: secrets::device_seeds(&self.options.state_dir, ids)?,
+        })
+    }
+
+    /// The packet plane, if there is one. Its calls are system calls on maps: short, never
+    /// awaited under the lock.
+    pub(super) fn enforcer(&self) -> Option<MutexGuard<'_, Enforcer>> {
+        self.enforcer.as_ref().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
