@@ -1,1 +1,3 @@
+//! One test binary; the folders are tiers.
 
+mod system;

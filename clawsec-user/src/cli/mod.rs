@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The command line: arguments in, exit code out.
+
+pub mod sandbox;
