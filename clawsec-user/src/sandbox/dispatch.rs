@@ -1,0 +1,427 @@
+//! From permit to execution: slots, queue, provider, and the certainty that it is removed.
+//!
+//! Invariant: an execution runs in a task of its own. A caller that goes away cancels it, and the
+//! task still kills and removes what it started.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::bare::Bare;
+use super::capture::Output;
+use super::cgroup::{Cgroups, Limits};
+use super::docker::DockerProvider;
+use super::docker_spec::Template;
+use super::firejail::Firejail;
+use super::host_process::{Ended, Host};
+use super::job::is_id;
+use super::owner::Owner;
+use super::scratch::{self, Scratches};
+use super::user::ToolUser;
+use super::{Execution, Job, SandboxError};
+use crate::config::{SandboxConfig, SandboxNetwork, SandboxProvider};
+use crate::policy::{Permit, Request};
+
+/// The configured provider, open and checked. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    inner: Arc<Inner>,
+}
+
+/// What `status` and `check` show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    pub provider: SandboxProvider,
+    /// Such as `docker API 1.41, image clawsec/sandbox`.
+    pub detail: String,
+    pub running: usize,
+    pub waiting: usize,
+    pub slots: usize,
+}
+
+#[derive(Debug)]
+struct Inner {
+    provider: Provider,
+    instance: String,
+    owner: Owner,
+    timeout: Duration,
+    output_bytes: usize,
+    concurrency: usize,
+    slots: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    /// Ids of executions that are not removed yet.
+    live: Mutex<HashSet<String>>,
+    tasks: TaskTracker,
+    closing: CancellationToken,
+}
+
+#[derive(Debug)]
+enum Provider {
+    Docker(DockerProvider),
+    Firejail(Firejail),
+    Bare(Bare),
+}
+
+impl Sandbox {
+    /// Opens the configured provider after checking that it can really contain a tool.
+    ///
+    /// `instance` names this daemon among those of the host (`[A-Za-z0-9_-]`); executions of
+    /// other instances are never touched.
+    pub async fn open(config: &SandboxConfig, instance: &str) -> Result<Self, SandboxError> {
+        if !config.enabled {
+            return Err(SandboxError::Disabled);
+        }
+        if !is_id(instance) {
+            return Err(SandboxError::InvalidJob {
+                field: "instance",
+                problem: "is not 1 to 64 of [A-Za-z0-9_-]",
+            });
+        }
+        let concurrency = config.concurrency.clamp(1, Semaphore::MAX_PERMITS);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                provider: open_provider(config, instance).await?,
+                instance: instance.to_owned(),
+                owner: Owner::current()?,
+                timeout: config.timeout,
+                output_bytes: config.output_bytes,
+                concurrency,
+                slots: Arc::new(Semaphore::new(concurrency)),
+                waiting: AtomicUsize::new(0),
+                live: Mutex::new(HashSet::new()),
+                tasks: TaskTracker::new(),
+                closing: CancellationToken::new(),
+            }),
+        })
+    }
+
+    /// Runs one job to its end. Waits for a slot first, within bounds.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels the execution; it is killed and removed in the background.
+    pub async fn run(
+        &self,
+        permit: Permit,
+        job: Job,
+        cancel: CancellationToken,
+    ) -> Result<Execution, SandboxError> {
+        self.run_into(permit, job, cancel, Output::new(self.output_bytes()))
+            .await
+    }
+
+    /// As `run`, with the output readable in `output` while it comes.
+    pub async fn run_into(
+        &self,
+        permit: Permit,
+        mut job: Job,
+        cancel: CancellationToken,
+        output: Output,
+    ) -> Result<Execution, SandboxError> {
+        check_permit(&permit, &job)?;
+        job.validate()?;
+        job.timeout = job.timeout.min(self.inner.timeout);
+        let slot = self.inner.slot(&cancel).await?;
+        let live = Live::enter(&self.inner, &job.id)?;
+        // The guard cancels when this future is dropped; the task sees to the rest.
+        let stop = cancel.child_token();
+        let guard = stop.clone().drop_guard();
+        let (reply, answer) = oneshot::channel();
+        let inner = Arc::clone(&self.inner);
+        self.inner.tasks.spawn(async move {
+            let result = inner.execute(&job, &stop, &output).await;
+            // The container is removed after the answer: nobody needs to wait for that.
+            drop(reply.send(result));
+            inner.clean(&job.id).await;
+            drop((live, slot));
+        });
+        let result = answer.await.unwrap_or(Err(SandboxError::TaskLost));
+        drop(guard);
+        result
+    }
+
+    /// Removes what a killed daemon of this instance left: containers by label, cgroups with
+    /// their processes, private directories. Call it at start and now and then.
+    pub async fn remove_orphans(&self) -> Result<usize, SandboxError> {
+        let inner = &self.inner;
+        let is_live = |id: &str| inner.live().contains(id);
+        let mut removed = match &inner.provider {
+            Provider::Docker(docker) => docker.remove_orphans(&inner.owner, is_live).await?,
+            Provider::Firejail(_) | Provider::Bare(_) => 0,
+        };
+        // Whatever the provider is now: it may have been another before the restart.
+        if let Ok(cgroups) = Cgroups::open(&inner.instance) {
+            for leaf in cgroups.orphans(&inner.owner, is_live) {
+                removed += usize::from(leaf.remove().await);
+            }
+        }
+        if let Ok(scratches) = Scratches::open(&inner.instance) {
+            for path in scratches.orphans(&inner.owner, is_live) {
+                scratch::remove(path).await;
+            }
+        }
+        Ok(removed)
+    }
+
+    pub fn provider(&self) -> SandboxProvider {
+        match &self.inner.provider {
+            Provider::Docker(_) => SandboxProvider::Docker,
+            Provider::Firejail(_) => SandboxProvider::Firejail,
+            Provider::Bare(_) => SandboxProvider::None,
+        }
+    }
+
+    /// Asks the provider whether it still works.
+    pub async fn health(&self) -> Result<Health, SandboxError> {
+        let inner = &self.inner;
+        let detail = match &inner.provider {
+            Provider::Docker(docker) => {
+                docker.check().await?;
+                format!("docker API {}, image {}", docker.api, docker.image)
+            }
+            Provider::Firejail(firejail) => {
+                let user = ToolUser::find(&firejail.host.user.name)?;
+                format!("firejail {}, user {}", firejail.version, user.name)
+            }
+            Provider::Bare(bare) => {
+                let user = ToolUser::find(&bare.host.user.name)?;
+                format!("no containment but the user {}", user.name)
+            }
+        };
+        Ok(Health {
+            provider: self.provider(),
+            detail,
+            running: inner.live().len(),
+            waiting: inner.waiting.load(Ordering::Relaxed),
+            slots: inner.concurrency,
+        })
+    }
+
+    /// Refuses new executions, cancels the running and waits until all are removed; false if
+    /// `deadline` passed first.
+    pub async fn close(&self, deadline: Duration) -> bool {
+        self.inner.closing.cancel();
+        self.inner.tasks.close();
+        timeout(deadline, self.inner.tasks.wait()).await.is_ok()
+    }
+
+    /// Kept bytes per stream, as configured.
+    pub fn output_bytes(&self) -> usize {
+        self.inner.output_bytes
+    }
+}
+
+impl Inner {
+    async fn slot(&self, cancel: &CancellationToken) -> Result<OwnedSemaphorePermit, SandboxError> {
+        if self.closing.is_cancelled() {
+            return Err(SandboxError::Closed);
+        }
+        if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+            return Ok(slot);
+        }
+        let _place = Place::take(&self.waiting).ok_or(SandboxError::Full {
+            slots: self.concurrency,
+            waiting: QUEUE,
+        })?;
+        tokio::select! {
+            slot = Arc::clone(&self.slots).acquire_owned() => {
+                slot.map_err(|_| SandboxError::Closed)
+            }
+            () = cancel.cancelled() => Err(SandboxError::Cancelled),
+            () = self.closing.cancelled() => Err(SandboxError::Closed),
+            () = tokio::time::sleep(QUEUE_WAIT) => Err(SandboxError::WaitedTooLong(QUEUE_WAIT)),
+        }
+    }
+
+    async fn execute(
+        &self,
+        job: &Job,
+        stop: &CancellationToken,
+        output: &Output,
+    ) -> Result<Execution, SandboxError> {
+        let started = Instant::now();
+        let run = self.provider.run(&self.owner, job, stop, output);
+        tokio::pin!(run);
+        let ended = loop {
+            tokio::select! {
+                ended = &mut run => break ended?,
+                () = self.closing.cancelled(), if !stop.is_cancelled() => stop.cancel(),
+            }
+        };
+        let (stdout, stderr) = output.so_far();
+        Ok(Execution {
+            exit_code: ended.exit_code,
+            signal: ended.signal,
+            oom: ended.oom,
+            timed_out: ended.timed_out,
+            cancelled: ended.cancelled,
+            duration: started.elapsed(),
+            stdout,
+            stderr,
+        })
+    }
+
+    /// The host's providers remove what they made before they answer.
+    async fn clean(&self, id: &str) {
+        let Provider::Docker(docker) = &self.provider else {
+            return;
+        };
+        for attempt in 1..=3 {
+            match docker.clean(id).await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::warn!(
+                        execution = id,
+                        attempt,
+                        error = &error as &dyn std::error::Error,
+                        "a container is not removed yet"
+                    );
+                    tokio::time::sleep(Duration::from_millis(200) * attempt).await;
+                }
+            }
+        }
+    }
+
+    fn live(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Provider {
+    async fn run(
+        &self,
+        owner: &Owner,
+        job: &Job,
+        cancel: &CancellationToken,
+        output: &Output,
+    ) -> Result<Ended, SandboxError> {
+        match self {
+            Self::Docker(docker) => docker.run(owner, job, cancel, output).await,
+            Self::Firejail(firejail) => firejail.run(owner, job, cancel, output).await,
+            Self::Bare(bare) => bare.run(owner, job, cancel, output).await,
+        }
+    }
+}
+
+async fn open_provider(config: &SandboxConfig, instance: &str) -> Result<Provider, SandboxError> {
+    let limits = Limits {
+        memory_bytes: config.memory_bytes,
+        pids: config.pids,
+        cpu_millis: config.cpu_millis,
+    };
+    // The kernel counts by user over all executions at once: room for every slot, and for a
+    // second instance beside the daemon.
+    let executions = u64::try_from(config.concurrency).unwrap_or(u64::MAX);
+    let user_processes = u64::from(config.pids).saturating_mul(executions.saturating_add(8));
+    let named = match &config.network {
+        SandboxNetwork::None => None,
+        SandboxNetwork::Named(name) => Some(name.as_str()),
+    };
+    if let (Some(name), SandboxProvider::Firejail | SandboxProvider::None) =
+        (named, config.provider)
+    {
+        return Err(SandboxError::Unsupported {
+            provider: "firejail or none",
+            key: "network",
+            problem: format!("only docker can join {name:?}"),
+        });
+    }
+    let host = || {
+        Ok::<_, SandboxError>(Host {
+            user: ToolUser::find(&config.user)?,
+            cgroups: Cgroups::open(instance)?,
+            limits,
+            user_processes,
+        })
+    };
+    Ok(match config.provider {
+        SandboxProvider::Docker => {
+            let image = config.image.as_deref().unwrap_or_default();
+            let template = |id| Template::new(instance, id, limits, user_processes, named);
+            Provider::Docker(DockerProvider::open(&config.docker_socket, image, template).await?)
+        }
+        SandboxProvider::Firejail => {
+            Provider::Firejail(Firejail::open(host()?, Scratches::open(instance)?).await?)
+        }
+        SandboxProvider::None => {
+            let bare = Bare {
+                host: host()?,
+                scratches: Scratches::open(instance)?,
+            };
+            bare.warn();
+            Provider::Bare(bare)
+        }
+    })
+}
+
+/// A permit is for one tool call of one agent: it cannot carry another's job.
+fn check_permit(permit: &Permit, job: &Job) -> Result<(), SandboxError> {
+    let permitted = permit.facts().agent.as_deref().unwrap_or("main");
+    let mismatch = |permitted: String| {
+        Err(SandboxError::PermitMismatch {
+            permitted,
+            asked: format!("a tool of agent {:?}", job.agent),
+        })
+    };
+    match &permit.facts().request {
+        Request::Tool(_) if permitted.eq_ignore_ascii_case(&job.agent) => Ok(()),
+        Request::Tool(_) => mismatch(format!("a tool of agent {permitted:?}")),
+        _ => mismatch("a request that is no tool call".into()),
+    }
+}
+
+/// A place in the queue.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn take(waiting: &'a AtomicUsize) -> Option<Self> {
+        let next = |count: usize| (count < QUEUE).then_some(count + 1);
+        waiting
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
+            .ok()
+            .map(|_| Self(waiting))
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Membership of an id in `Inner::live`.
+struct Live {
+    inner: Arc<Inner>,
+    id: String,
+}
+
+impl Live {
+    fn enter(inner: &Arc<Inner>, id: &str) -> Result<Self, SandboxError> {
+        if !inner.live().insert(id.to_owned()) {
+            return Err(SandboxError::InvalidJob {
+                field: "id",
+                problem: "is that of an execution that is not over",
+            });
+        }
+        Ok(Self {
+            inner: Arc::clone(inner),
+            id: id.to_owned(),
+        })
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.inner.live().remove(&self.id);
+    }
+}
+
+/// Executions that may wait for a slot; the next is refused.
+const QUEUE: usize = 256;
+const QUEUE_WAIT: Duration = Duration::from_secs(60);
