@@ -2,7 +2,6 @@
 
 mod confinement;
 pub(crate) mod daemon;
-mod docker;
 mod input;
 mod lifecycle;
 mod reload;

@@ -70,7 +70,13 @@ impl Registry {
     }
 
     /// Starts a job for the permit's principal and returns at once; the job's id names it.
-    pub fn start(&self, permit: Permit, job: Job) -> Result<(), RegistryError> {
+    /// `at_end` is told how it ended, whether anybody polls or not.
+    pub fn start(
+        &self,
+        permit: Permit,
+        job: Job,
+        at_end: impl FnOnce(&Result<Execution, SandboxError>) + Send + 'static,
+    ) -> Result<(), RegistryError> {
         let (id, agent) = (job.id.clone(), job.agent.clone());
         let output = Output::new(self.sandbox.output_bytes());
         let cancel = CancellationToken::new();
@@ -93,6 +99,7 @@ impl Registry {
         let registry = self.clone();
         self.tasks.spawn(async move {
             let result = registry.sandbox.run_into(permit, job, cancel, output).await;
+            at_end(&result);
             if let Some(slot) = registry.lock().get_mut(&id) {
                 slot.end = Some((Instant::now(), Arc::new(result)));
             }

@@ -29,7 +29,7 @@ pub enum Question {
     BanAdd { source: IpAddr, seconds: u64 },
     BanRemove { source: IpAddr },
     BanList,
-    SandboxExec { agent: Option<String>, argv: Vec<String>, timeout_ms: Option<u64>, stdin: String },
+    SandboxExec { agent: String, argv: Vec<String>, timeout_ms: Option<u64>, stdin: String },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -240,8 +240,8 @@ fn status(state: &State) -> Status {
     }
     let config = state.config();
     let health = state.records.health();
-    let sandbox = match state.sandbox() {
-        Some(sandbox) => sandbox.provider().as_str().to_owned(),
+    let sandbox = match state.tools() {
+        Some(tools) => tools.sandbox.provider().as_str().to_owned(),
         None if config.sandbox.enabled => "NOT AVAILABLE: sandboxed tools are denied".into(),
         None => "off".into(),
     };

@@ -59,7 +59,7 @@ pub(super) fn bans(state: &State) -> Result<Vec<Ban>, String> {
 /// `clawsec sandbox exec`: as an agent's `exec` would run, by the same lists.
 pub(super) async fn execute(
     state: &Arc<State>,
-    agent: Option<String>,
+    agent: String,
     argv: Vec<String>,
     timeout_ms: Option<u64>,
     stdin: Vec<u8>,
@@ -70,10 +70,10 @@ pub(super) async fn execute(
     let mut event = Event::new(EventKind::Tool, "invoke", Outcome::Allow, Reason::Ok.as_str());
     event.generation = config.policy.generation;
     event.principal = Some("operator".into());
-    event.agent.clone_from(&agent);
+    event.agent = Some(agent.clone());
     let args_bytes = argv.iter().map(|argument| argument.len() as u64 + 1).sum();
     event.tool = Some(ToolFact { name: tool.as_str().to_owned(), args_bytes });
-    let permit = match config.policy.decide_for_operator(tool, agent.clone()) {
+    let permit = match config.policy.decide_for_operator(tool, Some(agent.clone())) {
         Ok(permit) => permit,
         Err(denial) => {
             event.outcome = Outcome::Deny;
@@ -84,7 +84,7 @@ pub(super) async fn execute(
         }
     };
     event.rule = Some(permit.rule().to_owned());
-    let Some(sandbox) = state.sandbox() else {
+    let Some(tools) = state.tools() else {
         return Err("the sandbox is off or its provider is not available".into());
     };
     let timeout = timeout_ms
@@ -99,9 +99,9 @@ pub(super) async fn execute(
         stdin,
         timeout,
     };
-    let result = sandbox.run(permit, job, cancel).await;
+    let result = tools.sandbox.run(permit, job, cancel).await;
     match &result {
-        Ok(execution) => event.sandbox = Some(fact_of(execution, sandbox.provider().as_str())),
+        Ok(execution) => event.sandbox = Some(fact_of(execution, tools.sandbox.provider().as_str())),
         Err(error) => {
             event.outcome = Outcome::Error;
             event.reason = Reason::SandboxUnavailable.as_str().into();

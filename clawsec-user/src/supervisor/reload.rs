@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 
 use super::link::{self, Applied};
-use super::start::{StartError, open_sandbox};
+use super::start::{StartError, close_tools, open_tools};
 use super::state::State;
 use super::local;
 use crate::config::{self, Config, FileTrust};
@@ -72,7 +72,9 @@ async fn attempt(
         return Err(why);
     }
     if config.sandbox != before.sandbox {
-        state.replace_sandbox(open_sandbox(&config).await);
+        if let Some(before) = state.replace_tools(open_tools(&config).await) {
+            tokio::spawn(async move { close_tools(&before).await });
+        }
     }
     state.put_in_force(config);
     Ok(generation)

@@ -15,7 +15,7 @@ use super::link::{Applied, Link};
 use super::listen::{self, ListenError};
 use super::records::Records;
 use super::secrets::SecretError;
-use super::state::{Options, State};
+use super::state::{Options, State, Tools};
 use super::{admin, interfaces, kernel, local, reload};
 use crate::audit::AuditError;
 use crate::config::{Config, OnExit};
@@ -100,8 +100,8 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), StartError>
         .flat_map(|enforcer| enforcer.attachments())
         .map(|a| format!("{} ({})", a.interface, a.mode.as_str()))
         .collect();
-    let sandbox = open_sandbox(&config).await;
-    let state = Arc::new(State::new(options, config, records, enforcer, sandbox));
+    let tools = open_tools(&config).await;
+    let state = Arc::new(State::new(options, config, records, enforcer, tools));
     state.resume_records();
     let stop = CancellationToken::new();
     let mut tasks = tokio::task::JoinSet::new();
@@ -177,7 +177,7 @@ fn start_enforcer(config: &Config, options: &Options) -> Result<Option<Enforcer>
 }
 
 /// A provider that is broken does not stop the daemon: its tools are denied, never run outside.
-pub(super) async fn open_sandbox(config: &Config) -> Option<Sandbox> {
+pub(super) async fn open_tools(config: &Config) -> Option<Tools> {
     if !config.sandbox.enabled {
         return None;
     }
@@ -188,12 +188,20 @@ pub(super) async fn open_sandbox(config: &Config) -> Option<Sandbox> {
                 Ok(count) => tracing::info!(count, "removed executions of an earlier daemon"),
                 Err(error) => tracing::warn!("remove orphans: {}", local::chain(&error)),
             }
-            Some(sandbox)
+            Some(Tools::new(sandbox))
         }
         Err(error) => {
             tracing::error!("sandboxed tools are denied: {}", local::chain(&error));
             None
         }
+    }
+}
+
+/// Kills what still runs and waits until it is removed.
+pub(super) async fn close_tools(tools: &Tools) {
+    const DEADLINE: Duration = Duration::from_secs(5);
+    if !(tools.executions.close(DEADLINE).await && tools.sandbox.close(DEADLINE).await) {
+        tracing::warn!("executions are not removed yet; the next start does it");
     }
 }
 
@@ -233,6 +241,9 @@ fn announce(config: &Config, attached: &[String]) {
 /// Ends the tasks, writes the last checkpoint, and closes the log.
 async fn shut_down(state: &Arc<State>, mut tasks: tokio::task::JoinSet<()>) {
     tasks.shutdown().await;
+    if let Some(tools) = state.replace_tools(None) {
+        close_tools(&tools).await;
+    }
     kernel::checkpoint(state);
     let mut event = Event::new(EventKind::System, "stop", Outcome::Allow, "ok");
     event.generation = state.config().policy.generation;

@@ -31,9 +31,20 @@ pub(super) struct State {
     config: ArcSwap<Config>,
     pub(super) records: Records,
     enforcer: Option<Mutex<Enforcer>>,
-    sandbox: ArcSwapOption<Sandbox>,
-    pub(super) executions: Registry,
+    tools: ArcSwapOption<Tools>,
     gateway: Mutex<Option<(u32, mpsc::Sender<ToGateway>)>>,
+}
+
+/// The open provider, and what runs in the background in it.
+pub(super) struct Tools {
+    pub(super) sandbox: Sandbox,
+    pub(super) executions: Registry,
+}
+
+impl Tools {
+    pub(super) fn new(sandbox: Sandbox) -> Self {
+        Self { executions: Registry::new(sandbox.clone()), sandbox }
+    }
 }
 
 impl State {
@@ -42,7 +53,7 @@ impl State {
         config: Config,
         records: Records,
         enforcer: Option<Enforcer>,
-        sandbox: Option<Sandbox>,
+        tools: Option<Tools>,
     ) -> Self {
         Self {
             options,
@@ -50,8 +61,7 @@ impl State {
             config: ArcSwap::from_pointee(config),
             records,
             enforcer: enforcer.map(Mutex::new),
-            sandbox: ArcSwapOption::from(sandbox.map(Arc::new)),
-            executions: Registry::default(),
+            tools: ArcSwapOption::from(tools.map(Arc::new)),
             gateway: Mutex::new(None),
         }
     }
@@ -65,12 +75,14 @@ impl State {
         self.config.store(Arc::new(config));
     }
 
-    pub(super) fn sandbox(&self) -> Option<Arc<Sandbox>> {
-        self.sandbox.load_full()
+    /// The sandbox; `None` where it is off or its provider is broken.
+    pub(super) fn tools(&self) -> Option<Arc<Tools>> {
+        self.tools.load_full()
     }
 
-    pub(super) fn replace_sandbox(&self, sandbox: Option<Sandbox>) {
-        self.sandbox.store(sandbox.map(Arc::new));
+    /// Puts another provider in place; returns the one before, to be closed.
+    pub(super) fn replace_tools(&self, tools: Option<Tools>) -> Option<Arc<Tools>> {
+        self.tools.swap(tools.map(Arc::new))
     }
 
     pub(super) fn set_gateway(&self, gateway: Option<(u32, mpsc::Sender<ToGateway>)>) {

@@ -8,12 +8,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio_util::sync::CancellationToken;
 
+use super::local;
 use super::state::State;
 use crate::config::AuditOnFailure;
 use crate::event::{Event, EventKind, Outcome, SandboxFact, ToolFact};
 use crate::ipc::{ExecCall, ToolAnswer, ToolCall, ToolCommand, ToolReply};
 use crate::policy::{Denial, Permit, Reason, Request, RequestFacts, ToolName};
-use crate::sandbox::{Execution, Job, JobCommand, SandboxError};
+use crate::sandbox::{Entry, EntryState, Execution, Job, JobCommand, SandboxError};
 
 /// Judges, runs, records and answers one call.
 pub(super) async fn answer(
@@ -36,7 +37,7 @@ pub(super) async fn answer(
     };
     match call.command.clone() {
         ToolCommand::Exec(exec) => execute(&state, &call, exec, permit, cancel).await,
-        other => process(&state, &call, &other, &permit),
+        _ => process(&state, &call, &permit),
     }
 }
 
@@ -69,110 +70,125 @@ async fn execute(
     permit: Permit,
     cancel: CancellationToken,
 ) -> ToolAnswer {
-    let Some(sandbox) = state.sandbox() else {
+    let Some(tools) = state.tools() else {
         return unavailable(state, call, &permit, "the sandbox provider is not available");
     };
-    let job = job_of(state, call, &exec);
-    let generation = permit.generation();
-    let rule = permit.rule().to_owned();
-    if exec.background {
-        let (principal, finished) = (call.principal.clone(), Arc::clone(state));
-        let recorded = call.clone();
-        let provider = sandbox.provider().as_str().to_owned();
-        let done = move |result: &Result<Execution, SandboxError>| {
-            record(&finished, &recorded, generation, &rule, &provider, result);
-        };
-        return match state.executions.start(sandbox, principal, permit, job, done) {
-            Ok(session) => ToolAnswer::Done(ToolReply {
+    let job = job_of(state, call, exec);
+    let record = Ended {
+        state: Arc::clone(state),
+        call: call.clone(),
+        generation: permit.generation(),
+        rule: permit.rule().to_owned(),
+        provider: tools.sandbox.provider().as_str(),
+    };
+    if exec_in_background(call) {
+        let session = job.id.clone();
+        let started = tools.executions.start(permit, job, move |result| record.report(result));
+        return match started {
+            Ok(()) => ToolAnswer::Done(ToolReply {
                 text: format!("Command still running (session {session})."),
                 details: serde_json::json!({ "status": "running", "sessionId": session }),
             }),
             Err(error) => {
                 let mut event = event_of(call, Outcome::Error, Reason::SandboxUnavailable.as_str());
-                event.generation = generation;
                 event.detail = Some(error.to_string());
                 state.records.report(event);
                 ToolAnswer::Unavailable { message: error.to_string() }
             }
         };
     }
-    let result = sandbox.run(permit, job, cancel).await;
-    record(state, call, generation, &rule, sandbox.provider().as_str(), &result);
+    let result = tools.sandbox.run(permit, job, cancel).await;
+    record.report(&result);
     match result {
         Ok(execution) => ToolAnswer::Done(reply(&execution)),
         Err(error) => ToolAnswer::Unavailable { message: error.to_string() },
     }
 }
 
-fn job_of(state: &State, call: &ToolCall, exec: &ExecCall) -> Job {
-    let config = state.config();
-    let timeout = exec
-        .timeout_ms
-        .map_or(config.sandbox.timeout, |ms| config.sandbox.timeout.min(Duration::from_millis(ms)));
+fn exec_in_background(call: &ToolCall) -> bool {
+    matches!(&call.command, ToolCommand::Exec(exec) if exec.background)
+}
+
+fn job_of(state: &State, call: &ToolCall, exec: ExecCall) -> Job {
+    let limit = state.config().sandbox.timeout;
     Job {
         id: call.request.clone(),
-        agent: call.agent.clone(),
-        command: JobCommand::Shell(exec.command.clone()),
-        env: exec.env.clone(),
-        workdir: exec.workdir.clone(),
+        agent: call.agent.clone().unwrap_or_else(|| "main".into()),
+        command: JobCommand::Shell(exec.command),
+        env: exec.env,
+        workdir: exec.workdir.map(Into::into),
         workspace: None,
         stdin: Vec::new(),
-        timeout,
+        timeout: exec.timeout_ms.map_or(limit, Duration::from_millis),
     }
 }
 
 /// `process`: what the calling principal itself has running.
-fn process(state: &State, call: &ToolCall, command: &ToolCommand, permit: &Permit) -> ToolAnswer {
+fn process(state: &State, call: &ToolCall, permit: &Permit) -> ToolAnswer {
+    let Some(tools) = state.tools() else {
+        return unavailable(state, call, permit, "the sandbox provider is not available");
+    };
     let mut event = event_of(call, Outcome::Allow, Reason::Ok.as_str());
     event.rule = Some(permit.rule().to_owned());
     event.generation = permit.generation();
     state.records.report(event);
     let principal = call.principal.as_str();
-    let missing = |session: &str| ToolAnswer::Done(ToolReply {
-        text: format!("No session found for {session}"),
-        details: serde_json::json!({ "status": "failed" }),
-    });
-    match command {
-        ToolCommand::ProcessList => {
-            let sessions = state.executions.list(principal);
-            let lines: Vec<String> = sessions
-                .iter()
-                .map(|entry| format!("{} {}", entry.id, entry.status()))
-                .collect();
-            let listed: Vec<_> = sessions
-                .iter()
-                .map(|entry| serde_json::json!({ "sessionId": entry.id, "status": entry.status() }))
-                .collect();
-            let text = if lines.is_empty() {
-                "No running or recent sessions.".to_owned()
-            } else {
-                lines.join("\n")
-            };
-            ToolAnswer::Done(ToolReply {
-                text,
-                details: serde_json::json!({ "status": "completed", "sessions": listed }),
+    let reply = match &call.command {
+        ToolCommand::ProcessPoll { session } => tools.executions.poll(principal, session).map(polled),
+        ToolCommand::ProcessKill { session } => {
+            tools.executions.kill(principal, session).map(|()| ToolReply {
+                text: format!("Killed session {session}."),
+                details: serde_json::json!({ "status": "killed", "sessionId": session }),
             })
         }
-        ToolCommand::ProcessPoll { session } => match state.executions.poll(principal, session) {
-            Some(Some(Ok(execution))) => ToolAnswer::Done(reply(&execution)),
-            Some(Some(Err(message))) => ToolAnswer::Unavailable { message },
-            Some(None) => ToolAnswer::Done(ToolReply {
-                text: "(no output yet)\n\nProcess still running.".into(),
-                details: serde_json::json!({ "status": "running", "sessionId": session }),
-            }),
-            None => missing(session),
-        },
-        ToolCommand::ProcessKill { session } => {
-            if state.executions.kill(principal, session) {
-                ToolAnswer::Done(ToolReply {
-                    text: format!("Killed session {session}."),
-                    details: serde_json::json!({ "status": "killed" }),
-                })
-            } else {
-                missing(session)
-            }
+        ToolCommand::ProcessList | ToolCommand::Exec(_) => {
+            Ok(listed(&tools.executions.list(principal)))
         }
-        ToolCommand::Exec(_) => missing("exec"),
+    };
+    ToolAnswer::Done(reply.unwrap_or_else(|error| ToolReply {
+        text: error.to_string(),
+        details: serde_json::json!({ "status": "failed" }),
+    }))
+}
+
+fn listed(entries: &[Entry]) -> ToolReply {
+    let state = |entry: &Entry| match entry.state {
+        EntryState::Running => "running",
+        EntryState::Finished(_) => "completed",
+    };
+    let lines: Vec<String> = entries
+        .iter()
+        .map(|entry| format!("{} {} {}s", entry.id, state(entry), entry.elapsed.as_secs()))
+        .collect();
+    let sessions: Vec<_> = entries
+        .iter()
+        .map(|entry| serde_json::json!({ "sessionId": entry.id, "status": state(entry) }))
+        .collect();
+    let text = if lines.is_empty() {
+        "No running or recent sessions.".to_owned()
+    } else {
+        lines.join("\n")
+    };
+    ToolReply { text, details: serde_json::json!({ "status": "completed", "sessions": sessions }) }
+}
+
+fn polled(entry: Entry) -> ToolReply {
+    match entry.state {
+        EntryState::Running => ToolReply {
+            text: format!(
+                "{}{}\n\nProcess still running.",
+                entry.stdout.text(),
+                entry.stderr.text()
+            ),
+            details: serde_json::json!({ "status": "running", "sessionId": entry.id }),
+        },
+        EntryState::Finished(result) => match result.as_ref() {
+            Ok(execution) => reply(execution),
+            Err(error) => ToolReply {
+                text: error.to_string(),
+                details: serde_json::json!({ "status": "failed", "sessionId": entry.id }),
+            },
+        },
     }
 }
 
@@ -220,30 +236,34 @@ fn unavailable(state: &State, call: &ToolCall, permit: &Permit, message: &str) -
     ToolAnswer::Unavailable { message: message.to_owned() }
 }
 
-fn record(
-    state: &State,
-    call: &ToolCall,
+/// What is known of an execution before it ends, for the record after.
+struct Ended {
+    state: Arc<State>,
+    call: ToolCall,
     generation: u64,
-    rule: &str,
-    provider: &str,
-    result: &Result<Execution, SandboxError>,
-) {
-    let mut event = match result {
-        Ok(execution) => {
-            let mut event = event_of(call, Outcome::Allow, Reason::Ok.as_str());
-            event.sandbox = Some(fact_of(execution, provider));
-            event
-        }
-        Err(error) => {
-            let reason = Reason::SandboxUnavailable.as_str();
-            let mut event = event_of(call, Outcome::Error, reason);
-            event.detail = Some(error.to_string());
-            event
-        }
-    };
-    event.rule = Some(rule.to_owned());
-    event.generation = generation;
-    state.records.report(event);
+    rule: String,
+    provider: &'static str,
+}
+
+impl Ended {
+    fn report(&self, result: &Result<Execution, SandboxError>) {
+        let mut event = match result {
+            Ok(execution) => {
+                let mut event = event_of(&self.call, Outcome::Allow, Reason::Ok.as_str());
+                event.sandbox = Some(fact_of(execution, self.provider));
+                event
+            }
+            Err(error) => {
+                let reason = Reason::SandboxUnavailable.as_str();
+                let mut event = event_of(&self.call, Outcome::Error, reason);
+                event.detail = Some(local::chain(error));
+                event
+            }
+        };
+        event.rule = Some(self.rule.clone());
+        event.generation = self.generation;
+        self.state.records.report(event);
+    }
 }
 
 /// How an execution ended, for the record.
