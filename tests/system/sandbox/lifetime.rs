@@ -141,6 +141,12 @@ pub(super) async fn queue_is_bounded(provider: SandboxProvider) {
     }
     assert!(started.elapsed() < Duration::from_secs(60));
 
+    // A slot is free again when the container is removed, a moment after the answer.
+    until("all slots are free", || async {
+        sandbox.health().await.unwrap().running == 0
+    })
+    .await;
+
     // All slots held, the queue full: the next is refused at once, and says so.
     let cancel = CancellationToken::new();
     let holders: Vec<_> = (0..config(provider).concurrency + 256)
