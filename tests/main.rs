@@ -1,1 +1,4 @@
+//! clawsec's tests, one binary. A module is a tier's part: `kernel` needs root and the object
+//! that `cargo xtask build` makes.
 
+mod kernel;
