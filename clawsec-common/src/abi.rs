@@ -5,6 +5,11 @@
 //! behind at most). No `bool`, reference, `usize` or enum crosses. A change here needs a new
 //! `SCHEMA`, which makes a daemon start fresh maps in a folder of their own.
 
+#![expect(
+    clippy::inline_always,
+    reason = "a function that is not inlined is a call in BPF, with the verifier's limits on it"
+)]
+
 use crate::reason::{Reason, Stat};
 
 /// The version of everything below; the name of the folder that maps and links are pinned in.
@@ -248,9 +253,9 @@ impl SourceKey {
     #[must_use]
     #[inline(always)]
     pub const fn v6(address: [u8; 16]) -> Self {
-        let [a, b, c, d, e, f, g, h, ..] = address;
+        let bits = u128::from_be_bytes(address);
         Self {
-            address_be: [a, b, c, d, e, f, g, h, 0, 0, 0, 0, 0, 0, 0, 0],
+            address_be: (bits >> 64 << 64).to_be_bytes(),
         }
     }
 }
@@ -315,3 +320,14 @@ sized! {
 
 const _: () = assert!(Reason::ALL.len() == REASONS as usize);
 const _: () = assert!(Stat::ALL.len() == STATS as usize);
+
+#[cfg(feature = "user")]
+impl PacketRecord {
+    /// Reads a record as the kernel wrote it, from any alignment.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8; size_of::<Self>()]) -> Self {
+        // SAFETY: the array has the record's size, any bit pattern is a record (integers and
+        // byte arrays only), and the read needs no alignment.
+        unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() }
+    }
+}

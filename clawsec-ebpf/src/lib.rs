@@ -5,6 +5,10 @@
 //! implements with maps and the tests with plain values.
 
 #![cfg_attr(not(test), no_std)]
+#![expect(
+    clippy::inline_always,
+    reason = "a function that is not inlined is a call in BPF, with the verifier's limits on it"
+)]
 
 pub mod decide;
 pub mod gcra;
