@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! clawsec's tests in four tiers; `cargo xtask test` says which can run here, and runs them.
 //!
 //! pure: values only. kernel: the BPF object through BPF_PROG_TEST_RUN. system: a real daemon in
@@ -7,8 +6,4 @@
 mod kernel;
 mod peer;
 mod pure;
-=======
-//! One test binary; the folders are tiers.
-
->>>>>>> sandbox
 mod system;

@@ -1,1 +1,156 @@
-//! Placeholder.
+//! The packet plane, seen from the daemon: loads the program, keeps it attached, fills its maps,
+//! reads its counters and events.
+//!
+//! Invariant: `aya` and `clawsec_common` are named only in this folder; what leaves it are
+//! `std::net` addresses, numbers and words. The supervisor alone calls it, as root.
+
+mod attach;
+mod bans;
+mod error;
+mod event;
+mod figures;
+mod hook;
+mod load;
+mod log;
+mod object;
+mod pin;
+mod slot;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aya::Ebpf;
+
+use crate::config::XdpMode;
+use crate::policy::PacketPolicy;
+
+use self::load::Maps;
+use self::slot::SlotImage;
+
+pub use attach::{AttachedMode, Attachment};
+pub use bans::ActiveBan;
+pub use error::EnforcerError;
+pub use event::{PacketBatch, PacketEvent, PacketEvents};
+pub use figures::{Effect, ReasonCount, SourceTotal, StatCount};
+pub use log::PacketLog;
+pub use object::OBJECT;
+
+/// Where and how the packet plane is to be attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnforcerPlan {
+    pub interfaces: Vec<String>,
+    pub mode: XdpMode,
+    /// A folder on a BPF filesystem, such as `/sys/fs/bpf/clawsec`.
+    pub pin_dir: PathBuf,
+    /// Lines of the program itself, by `take_log`.
+    pub bpf_log: bool,
+}
+
+/// The packet plane in force. Dropping it leaves the filter as it is: links and maps are pinned,
+/// and no descriptor of a link is kept, so that `detach` alone ends it.
+pub struct Enforcer {
+    ebpf: Ebpf,
+    maps: Maps,
+    attachments: Vec<Attachment>,
+    /// Held for the daemon's life: two daemons must not fill one idle slot.
+    _lock: OwnedFd,
+}
+
+impl Enforcer {
+    /// Loads the program, adopts the pinned maps and links under `plan.pin_dir` or makes new
+    /// ones, and puts `policy` in force. The slot is filled and read back before any packet can
+    /// be judged by it; adopted links are updated atomically, without a gap.
+    ///
+    /// # Errors
+    /// Whatever fails before the flip leaves what was in force before; links made by this call
+    /// are taken back when a later interface fails.
+    pub fn start(plan: &EnforcerPlan, policy: &PacketPolicy) -> Result<Self, EnforcerError> {
+        let object = OBJECT.ok_or(EnforcerError::NoObject)?;
+        let image = SlotImage::compile(policy)?;
+        let folder = pin::open(&plan.pin_dir)?;
+        let (mut ebpf, mut maps) = load::load(object, &folder.path, plan.bpf_log)?;
+        maps.put_in_force(&image)?;
+        let attachments = attach::attach_all(&mut ebpf, plan, &folder.path)?;
+        pin::remove_other_schemas(&plan.pin_dir, &folder.path)?;
+        Ok(Self {
+            ebpf,
+            maps,
+            attachments,
+            _lock: folder.lock,
+        })
+    }
+
+    /// Puts another policy in force: fill the idle slot, read it back, flip. An error leaves the
+    /// old policy in force, whole.
+    pub fn switch(&mut self, policy: &PacketPolicy) -> Result<(), EnforcerError> {
+        self.maps.put_in_force(&SlotImage::compile(policy)?)
+    }
+
+    /// Packets and bytes by reason, over all CPUs, since the maps were made.
+    pub fn counters(&self) -> Result<Vec<ReasonCount>, EnforcerError> {
+        figures::counters(&self.maps)
+    }
+
+    /// Figures about the program itself.
+    pub fn stats(&self) -> Result<Vec<StatCount>, EnforcerError> {
+        figures::stats(&self.maps)
+    }
+
+    /// Running totals by source and reason, as far as they are still held. A total is compared
+    /// with the one before only if `created_ns` is the same; read `counters` after it, so that
+    /// the sum of totals does not exceed the counter.
+    pub fn harvest(&self) -> Result<Vec<SourceTotal>, EnforcerError> {
+        figures::harvest(&self.maps)
+    }
+
+    /// Opens this daemon's buffers on every online CPU. Once only, and inside a tokio runtime.
+    pub fn take_events(&mut self) -> Result<PacketEvents, EnforcerError> {
+        PacketEvents::open(&mut self.ebpf)
+    }
+
+    /// The program's own log lines, if the plan asked for them. Inside a tokio runtime.
+    pub fn take_log(&mut self) -> Result<PacketLog, EnforcerError> {
+        PacketLog::open(&mut self.ebpf)
+    }
+
+    /// Drops everything from `source` (an IPv6 source's whole /64) to protected ports for a
+    /// time; a ban that is there is replaced.
+    pub fn ban(&mut self, source: IpAddr, for_: Duration) -> Result<(), EnforcerError> {
+        bans::ban(&mut self.maps, source, for_)
+    }
+
+    /// Whether there was one.
+    pub fn unban(&mut self, source: IpAddr) -> Result<bool, EnforcerError> {
+        bans::unban(&mut self.maps, source)
+    }
+
+    /// The bans that have not run out, with what remains; those that have are removed.
+    pub fn bans(&mut self) -> Result<Vec<ActiveBan>, EnforcerError> {
+        bans::list(&mut self.maps)
+    }
+
+    pub fn attachments(&self) -> &[Attachment] {
+        &self.attachments
+    }
+
+    /// The generation in force, as the kernel holds it.
+    pub fn generation(&self) -> Result<u64, EnforcerError> {
+        self.maps.generation()
+    }
+}
+
+impl fmt::Debug for Enforcer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Enforcer")
+            .field("attachments", &self.attachments)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Takes the filter off every interface and removes the pinned maps; gives the interfaces.
+pub fn detach(pin_dir: &Path) -> Result<Vec<String>, EnforcerError> {
+    pin::detach(pin_dir)
+}

@@ -1,0 +1,333 @@
+//! Keys and values of the maps, and the event record: fixed size, no padding, asserted.
+//!
+//! Addresses and ports cross in network order as byte arrays; counts, times and numbers in the
+//! host's order. Times are nanoseconds of `CLOCK_MONOTONIC`, read coarsely in the kernel (a tick
+//! behind at most). No `bool`, reference, `usize` or enum crosses. A change here needs a new
+//! `SCHEMA`, which makes a daemon start fresh maps in a folder of their own.
+
+#![expect(
+    clippy::inline_always,
+    reason = "a function that is not inlined is a call in BPF, with the verifier's limits on it"
+)]
+
+use crate::reason::{Reason, Stat};
+
+/// The version of everything below; the name of the folder that maps and links are pinned in.
+pub const SCHEMA: u32 = 1;
+
+/// Policies held at once: the one in force and the idle one that the next is written to.
+pub const SLOTS: u32 = 2;
+/// Prefixes of one address family in one slot. The kernel's trie costs about 100 ns at 10,000
+/// and 700 ns at 100,000; this is where it is still tolerable.
+pub const MAX_PREFIXES: u32 = 65_536;
+/// Rate classes of one slot.
+pub const MAX_CLASSES: u32 = 256;
+/// Words of 64 ports each in one slot.
+pub const PORT_WORDS: u32 = 1_024;
+/// Timed bans; the map is not an LRU, so that a full one is an error that is said.
+pub const MAX_BANS: u32 = 16_384;
+/// Sources with a bucket. Beyond it the least recently used is forgotten and starts anew.
+pub const MAX_BUCKETS: u32 = 65_536;
+/// Sources and reasons whose drops are counted apart.
+pub const MAX_THROTTLES: u32 = 16_384;
+/// Sources and reasons that one CPU may begin to count apart in one second. An insert that evicts
+/// costs ten times a lookup, and forged sources would otherwise push out the true ones.
+pub const NEW_THROTTLES_PER_SECOND: u64 = 1_000;
+/// Time between two events of one source and reason.
+pub const EVENT_INTERVAL_NS: u64 = 1_000_000_000;
+/// Tries to change a bucket before the packet is refused as contended.
+pub const CAS_TRIES: u32 = 4;
+
+/// Counters: one of each reason enforced, then one of each only observed.
+pub const REASONS: u32 = 17;
+pub const COUNTERS: u32 = 2 * REASONS;
+pub const STATS: u32 = 3;
+
+/// Names of maps and globals, as they stand in the object.
+pub mod name {
+    pub const ACTIVE: &str = "ACTIVE";
+    pub const SLOTS: &str = "SLOTS";
+    pub const PORTS: &str = "PORTS";
+    pub const CLASSES: &str = "CLASSES";
+    pub const PREFIXES4_A: &str = "PREFIXES4_A";
+    pub const PREFIXES4_B: &str = "PREFIXES4_B";
+    pub const PREFIXES6_A: &str = "PREFIXES6_A";
+    pub const PREFIXES6_B: &str = "PREFIXES6_B";
+    pub const BANS: &str = "BANS";
+    pub const BUCKETS: &str = "BUCKETS";
+    pub const COUNTERS: &str = "COUNTERS";
+    pub const STATS: &str = "STATS";
+    pub const THROTTLE: &str = "THROTTLE";
+    pub const EVENTS: &str = "EVENTS";
+    pub const CLOCK: &str = "CLOCK";
+    /// A `u8` global; 0 lets the verifier remove every log line.
+    pub const BPF_LOG: &str = "BPF_LOG";
+    pub const PROGRAM: &str = "clawsec_xdp";
+    /// The same decision, with the time read from `CLOCK`.
+    pub const PROGRAM_CLOCKED: &str = "clawsec_xdp_clocked";
+}
+
+/// What a pinned map must look like before it is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MapSpec {
+    pub name: &'static str,
+    pub key_bytes: u32,
+    pub value_bytes: u32,
+    pub max_entries: u32,
+}
+
+/// The maps that outlive a daemon. `EVENTS` is not among them: each daemon's program gets its
+/// own, so that buffers of a dead daemon cannot matter.
+pub const PINNED: [MapSpec; 13] = [
+    MapSpec::of::<u32, u32>(name::ACTIVE, 1),
+    MapSpec::of::<u32, SlotHeader>(name::SLOTS, SLOTS),
+    MapSpec::of::<u32, PortWord>(name::PORTS, SLOTS * PORT_WORDS),
+    MapSpec::of::<u32, RateClass>(name::CLASSES, SLOTS * MAX_CLASSES),
+    MapSpec::of::<[u8; 8], PrefixRule>(name::PREFIXES4_A, MAX_PREFIXES),
+    MapSpec::of::<[u8; 8], PrefixRule>(name::PREFIXES4_B, MAX_PREFIXES),
+    MapSpec::of::<[u8; 20], PrefixRule>(name::PREFIXES6_A, MAX_PREFIXES),
+    MapSpec::of::<[u8; 20], PrefixRule>(name::PREFIXES6_B, MAX_PREFIXES),
+    MapSpec::of::<SourceKey, Ban>(name::BANS, MAX_BANS),
+    MapSpec::of::<SourceKey, Bucket>(name::BUCKETS, MAX_BUCKETS),
+    MapSpec::of::<u32, Counter>(name::COUNTERS, COUNTERS),
+    MapSpec::of::<u32, u64>(name::STATS, STATS),
+    MapSpec::of::<ThrottleKey, Throttle>(name::THROTTLE, MAX_THROTTLES),
+];
+
+/// One source as limits and bans know it: an IPv4 address in its IPv6-mapped form, or the first
+/// 64 bits of an IPv6 address and zeros (one host owns a whole /64). The two never meet: the
+/// last 8 bytes are zero in the second form only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct SourceKey {
+    pub address_be: [u8; 16],
+}
+
+/// One policy slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct SlotHeader {
+    pub generation: u64,
+    /// `SlotHeader::OBSERVE` or 0.
+    pub flags: u32,
+    /// 1 once the slot has been filled.
+    pub filled: u32,
+}
+
+/// 64 ports, the lowest bit the lowest port; index `slot * PORT_WORDS + port / 64`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct PortWord {
+    pub tcp: u64,
+    pub udp: u64,
+    pub guarded_tcp: u64,
+}
+
+/// One limit on new connections; index `slot * MAX_CLASSES + class`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct RateClass {
+    /// Time that one new connection costs.
+    pub interval_ns: u64,
+    /// How far a bucket may run ahead: `(burst - 1) * interval_ns`.
+    pub tolerance_ns: u64,
+    /// One of the constants; 0 where the policy holds no such class.
+    pub kind: u32,
+    pub reserved: u32,
+}
+
+/// What the longest prefix says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct PrefixRule {
+    /// `PrefixRule::ALLOW` or `PrefixRule::DENY`.
+    pub action: u16,
+    /// Index of the rate class.
+    pub class: u16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Ban {
+    pub expires_ns: u64,
+}
+
+/// A source's bucket: the theoretical arrival time of its next new connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Bucket {
+    pub arrival_ns: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Counter {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// Whose drops, and why. An unknown source (no IP header was read) is all zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct ThrottleKey {
+    pub source: SourceKey,
+    /// A `Reason`'s number.
+    pub reason: u8,
+    /// 1 where the policy only observed.
+    pub observed: u8,
+    pub reserved: [u8; 6],
+}
+
+/// Drops of one source and reason since `created_ns`. The time tells a new entry from the one
+/// that was evicted before it, so that totals are compared within one life only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Throttle {
+    pub total: u64,
+    pub created_ns: u64,
+    pub emitted_ns: u64,
+}
+
+/// Budget of new throttle entries, one for each CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Budget {
+    pub second_ns: u64,
+    pub used: u64,
+}
+
+/// The one event record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct PacketRecord {
+    /// When this packet was judged.
+    pub at_ns: u64,
+    /// Generation of the slot that judged.
+    pub generation: u64,
+    /// `Throttle::total` just after this packet.
+    pub total: u64,
+    /// `Throttle::created_ns`.
+    pub created_ns: u64,
+    /// The packet's own source, IPv4 in mapped form; zeros where none was read.
+    pub source_be: [u8; 16],
+    pub ifindex: u32,
+    pub source_port_be: [u8; 2],
+    pub dest_port_be: [u8; 2],
+    pub reason: u8,
+    pub observed: u8,
+    /// 4, 6, or 0 where no IP header was read.
+    pub family: u8,
+    /// 6 TCP, 17 UDP, 0 not known.
+    pub protocol: u8,
+    pub reserved: [u8; 4],
+}
+
+impl SlotHeader {
+    pub const OBSERVE: u32 = 1;
+}
+
+impl RateClass {
+    pub const LIMITED: u32 = 1;
+    pub const UNLIMITED: u32 = 2;
+}
+
+impl PrefixRule {
+    pub const ALLOW: u16 = 1;
+    pub const DENY: u16 = 2;
+}
+
+impl SourceKey {
+    /// No source: the packet ended before one.
+    pub const UNKNOWN: Self = Self {
+        address_be: [0; 16],
+    };
+
+    #[must_use]
+    #[inline(always)]
+    pub const fn v4(address: [u8; 4]) -> Self {
+        Self {
+            address_be: mapped(address),
+        }
+    }
+
+    #[must_use]
+    #[inline(always)]
+    pub const fn v6(address: [u8; 16]) -> Self {
+        let bits = u128::from_be_bytes(address);
+        Self {
+            address_be: (bits >> 64 << 64).to_be_bytes(),
+        }
+    }
+}
+
+/// The IPv6-mapped form of an IPv4 address.
+#[must_use]
+#[inline(always)]
+pub const fn mapped(address: [u8; 4]) -> [u8; 16] {
+    let [a, b, c, d] = address;
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+impl MapSpec {
+    const fn of<K, V>(name: &'static str, max_entries: u32) -> Self {
+        Self {
+            name,
+            key_bytes: bytes_of::<K>(),
+            value_bytes: bytes_of::<V>(),
+            max_entries,
+        }
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a const evaluation; no type here is near 4 GiB"
+)]
+const fn bytes_of<T>() -> u32 {
+    size_of::<T>() as u32
+}
+
+/// A type whose size is the sum of its fields has no padding.
+macro_rules! sized {
+    ($($type:ty = $bytes:expr,)*) => {
+        $(const _: () = assert!(size_of::<$type>() == $bytes, stringify!($type));)*
+        #[cfg(feature = "user")]
+        mod pod {
+            use super::*;
+            $(
+                // SAFETY: `repr(C)`, integers and byte arrays only, and the assertion above says
+                // that the size is the sum of the fields, so that no byte is padding.
+                unsafe impl aya::Pod for $type {}
+            )*
+        }
+    };
+}
+
+sized! {
+    SourceKey = 16,
+    SlotHeader = 8 + 4 + 4,
+    PortWord = 8 + 8 + 8,
+    RateClass = 8 + 8 + 4 + 4,
+    PrefixRule = 2 + 2,
+    Ban = 8,
+    Bucket = 8,
+    Counter = 8 + 8,
+    ThrottleKey = 16 + 1 + 1 + 6,
+    Throttle = 8 + 8 + 8,
+    Budget = 8 + 8,
+    PacketRecord = 4 * 8 + 16 + 4 + 2 + 2 + 4 + 4,
+}
+
+const _: () = assert!(Reason::ALL.len() == REASONS as usize);
+const _: () = assert!(Stat::ALL.len() == STATS as usize);
+
+#[cfg(feature = "user")]
+impl PacketRecord {
+    /// Reads a record as the kernel wrote it, from any alignment.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8; size_of::<Self>()]) -> Self {
+        // SAFETY: the array has the record's size, any bit pattern is a record (integers and
+        // byte arrays only), and the read needs no alignment.
+        unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() }
+    }
+}

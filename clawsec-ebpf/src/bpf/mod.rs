@@ -1,0 +1,51 @@
+//! Entry points. Everything that decides is in the library.
+
+mod atomic;
+mod cursor;
+mod maps;
+mod side;
+
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::macros::xdp;
+use aya_ebpf::programs::XdpContext;
+use clawsec_common::reason::Verdict;
+use clawsec_ebpf::decide::decide;
+
+use self::cursor::PacketCursor;
+use self::side::XdpKernel;
+
+/// Production: judged by the kernel's clock. `frags` (kernel 5.18) lets it attach where frames
+/// are larger than a page; headers are in the first part always.
+#[xdp(frags)]
+pub(crate) fn clawsec_xdp(ctx: XdpContext) -> u32 {
+    // SAFETY: takes no argument. Coarse costs half of the exact clock; a tick is at most 10 ms.
+    run(&ctx, || unsafe { bpf_ktime_get_coarse_ns() })
+}
+
+/// The same decision by a clock that the caller sets: tests, `explain` and `replay`.
+#[xdp(frags)]
+pub(crate) fn clawsec_xdp_clocked(ctx: XdpContext) -> u32 {
+    run(&ctx, maps::clock_ns)
+}
+
+#[inline(always)]
+fn run(ctx: &XdpContext, now_ns: impl Fn() -> u64) -> u32 {
+    let kernel = XdpKernel::new(ctx, now_ns);
+    match decide(PacketCursor::new(ctx), &kernel) {
+        Verdict::Pass => XDP_PASS,
+        Verdict::Drop => XDP_DROP,
+    }
+}
+
+/// A panic that survives optimisation is an endless loop, which the verifier rejects: no object
+/// that could panic is ever loaded.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// `bpf_perf_event_output` and other helpers are for programs under a GPL-compatible licence.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

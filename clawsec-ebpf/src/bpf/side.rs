@@ -1,0 +1,201 @@
+//! `Kernel` answered by maps and helpers.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{BPF_F_CURRENT_CPU, BPF_NOEXIST};
+use aya_ebpf::helpers::generated::{bpf_perf_event_output, bpf_xdp_get_buff_len};
+use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::programs::XdpContext;
+use aya_log_ebpf::info;
+use clawsec_common::abi::{
+    Bucket, Budget, MAX_CLASSES, PORT_WORDS, PacketRecord, PortWord, PrefixRule, RateClass,
+    SlotHeader, SourceKey, Throttle, ThrottleKey,
+};
+use clawsec_common::reason::Stat;
+use clawsec_ebpf::kernel::{Kernel, Slot, ThrottleCells};
+use clawsec_ebpf::parse::Facts;
+
+use super::atomic::MapCell;
+use super::maps;
+
+pub(crate) struct XdpKernel<'a, F> {
+    ctx: &'a XdpContext,
+    now_ns: F,
+}
+
+impl<'a, F: Fn() -> u64> XdpKernel<'a, F> {
+    #[inline(always)]
+    pub(crate) fn new(ctx: &'a XdpContext, now_ns: F) -> Self {
+        Self { ctx, now_ns }
+    }
+}
+
+impl<F: Fn() -> u64> Kernel for XdpKernel<'_, F> {
+    type Cell = MapCell;
+
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        (self.now_ns)()
+    }
+
+    #[inline(always)]
+    fn slot(&self) -> Slot {
+        // SAFETY: a pointer into a map's value; volatile, since the daemon flips it meanwhile.
+        let active = maps::ACTIVE
+            .get_ptr(0)
+            .map_or(0, |index| unsafe { index.read_volatile() });
+        let index = active & 1;
+        let header = maps::SLOTS.get(index).copied().unwrap_or_default();
+        Slot {
+            index,
+            generation: header.generation,
+            observe: header.flags & SlotHeader::OBSERVE != 0,
+        }
+    }
+
+    #[inline(always)]
+    fn ports(&self, slot: &Slot, port: u16) -> PortWord {
+        let index = slot.index * PORT_WORDS + u32::from(port >> 6);
+        maps::PORTS.get(index).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn rule(&self, slot: &Slot, facts: &Facts) -> Option<PrefixRule> {
+        if facts.family == 4 {
+            let [.., a, b, c, d] = facts.source_be;
+            let key = Key::new(32, [a, b, c, d]);
+            match slot.index {
+                0 => maps::PREFIXES4_A.get(key),
+                _ => maps::PREFIXES4_B.get(key),
+            }
+        } else {
+            let key = Key::new(128, facts.source_be);
+            match slot.index {
+                0 => maps::PREFIXES6_A.get(key),
+                _ => maps::PREFIXES6_B.get(key),
+            }
+        }
+        .copied()
+    }
+
+    #[inline(always)]
+    fn class(&self, slot: &Slot, class: u16) -> Option<RateClass> {
+        if u32::from(class) >= MAX_CLASSES {
+            return None;
+        }
+        maps::CLASSES
+            .get(slot.index * MAX_CLASSES + u32::from(class))
+            .copied()
+            .filter(|class| class.kind != 0)
+    }
+
+    #[inline(always)]
+    fn ban_expires_ns(&self, source: &SourceKey) -> Option<u64> {
+        // SAFETY: a plain read of one aligned u64 that the daemon may replace meanwhile.
+        maps::BANS
+            .get_ptr(source)
+            .map(|ban| unsafe { (*ban).expires_ns })
+    }
+
+    #[inline(always)]
+    fn bucket(&self, source: &SourceKey) -> Option<MapCell> {
+        let bucket = maps::BUCKETS.get_ptr_mut(source)?;
+        // SAFETY: into the value just found. The LRU may give the element to another source at
+        // any time; that source's bucket is then a connection short, which no one can provoke
+        // at will, and memory stays a valid bucket.
+        Some(unsafe { MapCell::new(&raw mut (*bucket).arrival_ns) })
+    }
+
+    #[inline(always)]
+    fn make_bucket(&self, source: &SourceKey, arrival_ns: u64) -> bool {
+        let bucket = Bucket { arrival_ns };
+        maps::BUCKETS
+            .insert(source, bucket, BPF_NOEXIST.into())
+            .is_ok()
+    }
+
+    #[inline(always)]
+    fn count(&self, counter: u32) {
+        if let Some(counter) = maps::COUNTERS.get_ptr_mut(counter) {
+            // SAFETY: this CPU's own value, and XDP programs do not interrupt each other.
+            unsafe {
+                (*counter).packets += 1;
+                (*counter).bytes += bpf_xdp_get_buff_len(self.ctx.ctx);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn stat(&self, stat: Stat) {
+        if let Some(count) = maps::STATS.get_ptr_mut(stat as u32) {
+            // SAFETY: this CPU's own value.
+            unsafe { *count += 1 };
+        }
+    }
+
+    #[inline(always)]
+    fn throttle(&self, key: &ThrottleKey) -> Option<ThrottleCells<MapCell>> {
+        let entry = maps::THROTTLE.get_ptr_mut(key)?;
+        // SAFETY: into the value just found; see `bucket` for what an eviction means.
+        unsafe {
+            Some(ThrottleCells {
+                total: MapCell::new(&raw mut (*entry).total),
+                emitted_ns: MapCell::new(&raw mut (*entry).emitted_ns),
+                created_ns: (*entry).created_ns,
+            })
+        }
+    }
+
+    #[inline(always)]
+    fn make_throttle(&self, key: &ThrottleKey, now_ns: u64) -> bool {
+        let entry = Throttle {
+            total: 1,
+            created_ns: now_ns,
+            emitted_ns: now_ns,
+        };
+        maps::THROTTLE
+            .insert(key, entry, BPF_NOEXIST.into())
+            .is_ok()
+    }
+
+    #[inline(always)]
+    fn with_budget<T>(&self, judge: impl FnOnce(&mut Budget) -> T) -> Option<T> {
+        // SAFETY: this CPU's own value, borrowed for this call only.
+        maps::BUDGET
+            .get_ptr_mut(0)
+            .map(|budget| judge(unsafe { &mut *budget }))
+    }
+
+    #[inline(always)]
+    fn emit(&self, record: &PacketRecord) -> bool {
+        if maps::BPF_LOG.load() != 0 {
+            let PacketRecord {
+                reason,
+                source_be,
+                dest_port_be,
+                total,
+                ..
+            } = *record;
+            let port = u16::from_be_bytes(dest_port_be);
+            info!(
+                self.ctx,
+                "drop reason {} from {:i} to port {}, total {}", reason, source_be, port, total
+            );
+        }
+        // SAFETY: the map, and a record without padding that lives on this stack.
+        let result = unsafe {
+            bpf_perf_event_output(
+                self.ctx.as_ptr(),
+                (&raw const maps::EVENTS).cast_mut().cast(),
+                BPF_F_CURRENT_CPU,
+                core::ptr::from_ref(record).cast_mut().cast(),
+                size_of::<PacketRecord>() as u64,
+            )
+        };
+        result == 0
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        self.ctx.ingress_ifindex() as u32
+    }
+}

@@ -1,0 +1,70 @@
+//! What the decision asks of the kernel: clock, policy, buckets, counters.
+//!
+//! The BPF binary answers from maps, tests from plain values. The policy's structure is hidden
+//! here, so that another one can take the trie's place without a change in `decide`.
+
+use clawsec_common::abi::{
+    Budget, PacketRecord, PortWord, PrefixRule, RateClass, SourceKey, ThrottleKey,
+};
+use clawsec_common::reason::Stat;
+
+use crate::parse::Facts;
+
+/// 64 bits in memory that other CPUs change too.
+pub trait Cell {
+    fn load(&self) -> u64;
+
+    /// Writes `new` if the cell holds `old`; otherwise gives what it holds.
+    fn compare_exchange(&self, old: u64, new: u64) -> Result<(), u64>;
+
+    /// Adds; what was there before is not known afterwards.
+    fn add(&self, amount: u64);
+}
+
+/// The policy in force for one packet. It is read once, so that no packet is judged by two.
+#[derive(Debug, Clone, Copy)]
+pub struct Slot {
+    pub index: u32,
+    pub generation: u64,
+    pub observe: bool,
+}
+
+/// An entry of the throttle map.
+pub struct ThrottleCells<C> {
+    pub total: C,
+    pub emitted_ns: C,
+    pub created_ns: u64,
+}
+
+pub trait Kernel {
+    type Cell: Cell;
+
+    /// Nanoseconds of the monotonic clock.
+    fn now_ns(&self) -> u64;
+
+    fn slot(&self) -> Slot;
+    fn ports(&self, slot: &Slot, port: u16) -> PortWord;
+    /// The rule of the longest prefix that holds the source.
+    fn rule(&self, slot: &Slot, facts: &Facts) -> Option<PrefixRule>;
+    fn class(&self, slot: &Slot, class: u16) -> Option<RateClass>;
+
+    /// When the source's ban ends, if there is one.
+    fn ban_expires_ns(&self, source: &SourceKey) -> Option<u64>;
+
+    fn bucket(&self, source: &SourceKey) -> Option<Self::Cell>;
+    /// Makes the source's bucket; false if another CPU just did, or there is no room.
+    fn make_bucket(&self, source: &SourceKey, arrival_ns: u64) -> bool;
+
+    /// Counts this packet and its bytes under the counter of this index.
+    fn count(&self, counter: u32);
+    fn stat(&self, stat: Stat);
+
+    fn throttle(&self, key: &ThrottleKey) -> Option<ThrottleCells<Self::Cell>>;
+    /// Makes the entry with a total of 1; false if another CPU just did, or there is no room.
+    fn make_throttle(&self, key: &ThrottleKey, now_ns: u64) -> bool;
+    /// This CPU's budget, which no other CPU touches.
+    fn with_budget<T>(&self, judge: impl FnOnce(&mut Budget) -> T) -> Option<T>;
+    /// Hands an event to the daemon; false if it could not be.
+    fn emit(&self, record: &PacketRecord) -> bool;
+    fn ifindex(&self) -> u32;
+}

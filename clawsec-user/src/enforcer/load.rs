@@ -1,0 +1,126 @@
+//! The program and its maps: new ones, or those that an earlier daemon pinned.
+//!
+//! Pinned maps are input: each is compared with the ABI before the program is bound to it.
+
+use std::path::Path;
+
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray};
+use aya::programs::Xdp;
+use aya::{Ebpf, EbpfLoader};
+use clawsec_common::abi::{
+    Ban, Counter, PINNED, PortWord, PrefixRule, RateClass, SlotHeader, SourceKey, Throttle,
+    ThrottleKey, name,
+};
+
+use super::error::EnforcerError;
+
+/// The maps that outlive a daemon, typed.
+pub(super) struct Maps {
+    pub(super) active: Array<MapData, u32>,
+    pub(super) slots: Array<MapData, SlotHeader>,
+    pub(super) ports: Array<MapData, PortWord>,
+    pub(super) classes: Array<MapData, RateClass>,
+    pub(super) v4_a: LpmTrie<MapData, [u8; 4], PrefixRule>,
+    pub(super) v4_b: LpmTrie<MapData, [u8; 4], PrefixRule>,
+    pub(super) v6_a: LpmTrie<MapData, [u8; 16], PrefixRule>,
+    pub(super) v6_b: LpmTrie<MapData, [u8; 16], PrefixRule>,
+    pub(super) bans: HashMap<MapData, SourceKey, Ban>,
+    pub(super) throttle: HashMap<MapData, ThrottleKey, Throttle>,
+    pub(super) counters: PerCpuArray<MapData, Counter>,
+    pub(super) stats: PerCpuArray<MapData, u64>,
+}
+
+/// Loads the object with its lasting maps pinned in `folder`, and the production program.
+pub(super) fn load(
+    object: &[u8],
+    folder: &Path,
+    bpf_log: bool,
+) -> Result<(Ebpf, Maps), EnforcerError> {
+    check_pinned(folder)?;
+    let bpf_log = u8::from(bpf_log);
+    let mut loader = EbpfLoader::new();
+    loader.override_global(name::BPF_LOG, &bpf_log, true);
+    for spec in PINNED {
+        loader.map_pin_path(spec.name, folder.join(spec.name));
+    }
+    let mut ebpf = loader.load(object).map_err(|source| EnforcerError::Load {
+        source: Box::new(source),
+    })?;
+
+    // Before any map is taken out: the program is bound to them by descriptor.
+    program(&mut ebpf)?
+        .load()
+        .map_err(|source| EnforcerError::Verify {
+            program: name::PROGRAM,
+            source: Box::new(source),
+        })?;
+
+    let maps = Maps {
+        active: take(&mut ebpf, name::ACTIVE)?,
+        slots: take(&mut ebpf, name::SLOTS)?,
+        ports: take(&mut ebpf, name::PORTS)?,
+        classes: take(&mut ebpf, name::CLASSES)?,
+        v4_a: take(&mut ebpf, name::PREFIXES4_A)?,
+        v4_b: take(&mut ebpf, name::PREFIXES4_B)?,
+        v6_a: take(&mut ebpf, name::PREFIXES6_A)?,
+        v6_b: take(&mut ebpf, name::PREFIXES6_B)?,
+        bans: take(&mut ebpf, name::BANS)?,
+        throttle: take(&mut ebpf, name::THROTTLE)?,
+        counters: take(&mut ebpf, name::COUNTERS)?,
+        stats: take(&mut ebpf, name::STATS)?,
+    };
+    Ok((ebpf, maps))
+}
+
+/// The production program.
+pub(super) fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, EnforcerError> {
+    ebpf.program_mut(name::PROGRAM)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(EnforcerError::Missing {
+            name: name::PROGRAM,
+        })
+}
+
+/// Takes a map out of the object.
+pub(super) fn take<M: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    map: &'static str,
+) -> Result<M, EnforcerError> {
+    ebpf.take_map(map)
+        .ok_or(EnforcerError::Missing { name: map })?
+        .try_into()
+        .map_err(map_error("use", map))
+}
+
+/// For `map_err`.
+pub(super) fn map_error(
+    what: &'static str,
+    map: &'static str,
+) -> impl FnOnce(MapError) -> EnforcerError {
+    move |source| EnforcerError::Map {
+        what,
+        map,
+        source: Box::new(source),
+    }
+}
+
+/// Refuses pinned maps of another layout, before the program is bound to them.
+fn check_pinned(folder: &Path) -> Result<(), EnforcerError> {
+    for spec in PINNED {
+        let path = folder.join(spec.name);
+        if !path.exists() {
+            continue;
+        }
+        let info = MapInfo::from_pin(&path).map_err(map_error("open pinned", spec.name))?;
+        let found = (info.key_size(), info.value_size(), info.max_entries());
+        let expected = (spec.key_bytes, spec.value_bytes, spec.max_entries);
+        if found != expected {
+            return Err(EnforcerError::PinnedLayout {
+                path,
+                found: format!("{found:?}"),
+                expected: format!("{expected:?}"),
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,9 @@
+//! The kernel tier: the very object that is attached, run through `BPF_PROG_TEST_RUN`.
+//!
+//! Needs root and `target/bpf/clawsec.o`. Nothing here skips: without either a test fails and
+//! says what is missing; `xtask test` decides whether the tier can run.
+
+mod program;
+
+#[cfg(test)]
+mod load;

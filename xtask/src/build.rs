@@ -1,0 +1,95 @@
+//! Builds the kernel half into `target/bpf/clawsec.o`, then the daemon with it inside.
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::setup::{Toolchain, root, run, say, setup};
+
+const TARGET: &str = "bpfel-unknown-none";
+
+/// Builds both halves; the path of the daemon.
+pub(crate) fn build(release: bool) -> Result<PathBuf> {
+    let object = kernel_half(&setup()?)?;
+    let root = root()?;
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(&root)
+        .args(["build", "--package", "clawsec-user", "--bin", "clawsec"])
+        .env("CLAWSEC_BPF_OBJECT", &object);
+    if release {
+        cargo.arg("--release");
+    }
+    run(&mut cargo)?;
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let daemon = target
+        .join(if release { "release" } else { "debug" })
+        .join("clawsec");
+    say(&format!("built {}", daemon.display()));
+    Ok(daemon)
+}
+
+/// Builds the BPF object; its path.
+pub(crate) fn kernel_half(toolchain: &Toolchain) -> Result<PathBuf> {
+    let root = root()?;
+    let build = root.join("target/bpf-build");
+    let mut flags = vec![
+        // 64-bit compare-and-swap, kernel 5.12. `-Clink-arg=--cpu=v3` would be given twice.
+        "-Ctarget-cpu=v3".to_owned(),
+        format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
+        // BTF is made from debug info.
+        "-Cdebuginfo=2".to_owned(),
+        "-Clink-arg=--btf".to_owned(),
+        format!("-Clinker={}", toolchain.linker.display()),
+    ];
+    // The same object wherever it is built: no path of this machine in its BTF.
+    flags.push(format!("--remap-path-prefix={}=clawsec", root.display()));
+
+    let mut cargo = Command::new(&toolchain.cargo);
+    cargo
+        .current_dir(&root)
+        .args(["build", "--release", "-Zbuild-std=core", "--target", TARGET])
+        .args(["--package", "clawsec-ebpf", "--bin", "clawsec-ebpf"])
+        // The daemon's release profile strips; here that would strip BTF's source.
+        .args(["--config", "profile.release.strip=false"])
+        .args(["--config", "profile.release.lto=false"])
+        .arg("--target-dir")
+        .arg(&build)
+        .env("RUSTC", &toolchain.rustc)
+        // `-Z` and the intrinsics, on a stable compiler, for this one crate.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+        .env("LD_LIBRARY_PATH", &toolchain.llvm);
+    // Set by the cargo and rustup that run xtask: they would choose another compiler here.
+    for inherited in [
+        "CARGO",
+        "RUSTUP_TOOLCHAIN",
+        "RUSTC_WRAPPER",
+        "RUSTFLAGS",
+        "CARGO_TARGET_DIR",
+    ] {
+        cargo.env_remove(inherited);
+    }
+    run(&mut cargo)?;
+
+    let object = root.join("target/bpf/clawsec.o");
+    let built = build.join(TARGET).join("release/clawsec-ebpf");
+    publish(&built, &object)?;
+    say(&format!("built {}", object.display()));
+    Ok(object)
+}
+
+/// Copies only what changed: the daemon is built again whenever this file is written.
+fn publish(built: &PathBuf, object: &PathBuf) -> Result<()> {
+    let new = fs::read(built).with_context(|| format!("cannot read {}", built.display()))?;
+    if fs::read(object).is_ok_and(|old| old == new) {
+        return Ok(());
+    }
+    if let Some(folder) = object.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    fs::write(object, new).with_context(|| format!("cannot write {}", object.display()))
+}
