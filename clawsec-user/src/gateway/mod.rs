@@ -1,1 +1,44 @@
-//! Placeholder.
+//! The gateway process: everything that strangers can talk to.
+//!
+//! It runs as an ordinary user without capabilities, behind Landlock and seccomp (`confine`), on
+//! listeners it was given. Every request goes through the one sequence of `connection`; what acts
+//! consumes a `policy::Permit`. The supervisor is known only as messages on a socketpair.
+
+mod confine;
+mod confine_seccomp;
+
+mod serve;
+mod shared;
+mod snapshot;
+
+mod listener;
+mod tls;
+
+mod connection;
+mod head;
+mod http;
+mod route;
+
+mod auth;
+mod limits;
+
+mod facts;
+mod json;
+mod messages;
+mod tools_invoke;
+
+mod body;
+mod upstream;
+
+mod websocket;
+
+mod link;
+mod record;
+mod refusal;
+
+#[cfg(test)]
+mod tests;
+
+pub use confine::{ConfineError, Confinement, IdentityChange, LandlockState, confine};
+pub use serve::{GatewayError, run_with};
+pub use snapshot::{Compile, Snapshot, SnapshotError};

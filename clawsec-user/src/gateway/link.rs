@@ -1,0 +1,206 @@
+//! The gateway's end of the socketpair: events and tool calls out, answers in.
+//!
+//! Invariant: nothing a client does can make this grow. Events that find the queue full are
+//! counted and the count is sent as soon as there is room.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::event::Event;
+use crate::ipc::{IpcError, IpcWriter, ToSupervisor, ToolAnswer, ToolCall};
+
+/// Events waiting for the supervisor.
+const EVENT_QUEUE: usize = 4096;
+/// Tool calls, cancellations and life-cycle messages waiting for the supervisor.
+const CONTROL_QUEUE: usize = 256;
+/// How long a message may wait for room in the control queue.
+const CONTROL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What the rest of the gateway holds.
+#[derive(Debug)]
+pub(super) struct Link {
+    events: mpsc::Sender<Event>,
+    control: mpsc::Sender<ToSupervisor>,
+    lost: Arc<AtomicU64>,
+    waiting: Arc<Mutex<HashMap<u64, oneshot::Sender<ToolAnswer>>>>,
+    next_call: AtomicU64,
+}
+
+/// The receiving ends, for the one task that writes to the socketpair.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    events: mpsc::Receiver<Event>,
+    control: mpsc::Receiver<ToSupervisor>,
+    lost: Arc<AtomicU64>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkError {
+    #[error("the supervisor takes no more messages")]
+    Closed,
+    #[error("the supervisor did not answer in time")]
+    Deadline,
+}
+
+pub(super) fn link() -> (Link, Outbox) {
+    let (events_in, events) = mpsc::channel(EVENT_QUEUE);
+    let (control_in, control) = mpsc::channel(CONTROL_QUEUE);
+    let lost = Arc::new(AtomicU64::new(0));
+    let link = Link {
+        events: events_in,
+        control: control_in,
+        lost: Arc::clone(&lost),
+        waiting: Arc::default(),
+        next_call: AtomicU64::new(1),
+    };
+    let outbox = Outbox {
+        events,
+        control,
+        lost,
+    };
+    (link, outbox)
+}
+
+impl Link {
+    /// Queues an event; never waits.
+    pub(super) fn report(&self, event: Event) {
+        let count = event.count;
+        if self.events.try_send(event).is_err() {
+            self.lost.fetch_add(count.max(1), Ordering::Relaxed);
+        }
+    }
+
+    /// Asks for a timed ban; a full queue only delays it until the next denial.
+    pub(super) fn ban(&self, source: IpAddr, seconds: u64, reason: String) {
+        let ban = ToSupervisor::Ban {
+            source,
+            seconds,
+            reason,
+        };
+        if self.control.try_send(ban).is_err() {
+            tracing::warn!(%source, "no room to ask for a ban");
+        }
+    }
+
+    pub(super) async fn send(&self, message: ToSupervisor) -> Result<(), LinkError> {
+        self.control
+            .send_timeout(message, CONTROL_DEADLINE)
+            .await
+            .map_err(|_message| LinkError::Closed)
+    }
+
+    /// Runs a tool and waits for its answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future, as happens when the client goes away, cancels the call.
+    pub(super) async fn run_tool(
+        &self,
+        call: ToolCall,
+        deadline: Duration,
+    ) -> Result<ToolAnswer, LinkError> {
+        let id = self.next_call.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        lock(&self.waiting).insert(id, sender);
+        let mut running = RunningCall {
+            link: self,
+            id,
+            sent: false,
+        };
+        self.send(ToSupervisor::Tool {
+            id,
+            call: Box::new(call),
+        })
+        .await?;
+        running.sent = true;
+        match tokio::time::timeout(deadline, receiver).await {
+            Ok(Ok(answer)) => {
+                running.sent = false;
+                Ok(answer)
+            }
+            Ok(Err(_dropped)) => Err(LinkError::Closed),
+            Err(_elapsed) => Err(LinkError::Deadline),
+        }
+    }
+
+    /// Hands an answer to whoever waits for it; one that nobody waits for is dropped.
+    pub(super) fn answer(&self, id: u64, answer: ToolAnswer) {
+        let waiting = lock(&self.waiting).remove(&id);
+        if let Some(waiting) = waiting
+            && waiting.send(answer).is_err()
+        {
+            tracing::debug!(id, "the client of this call is gone");
+        }
+    }
+}
+
+/// A call whose end is awaited; its drop cancels it.
+struct RunningCall<'a> {
+    link: &'a Link,
+    id: u64,
+    sent: bool,
+}
+
+impl Drop for RunningCall<'_> {
+    fn drop(&mut self) {
+        lock(&self.link.waiting).remove(&self.id);
+        if self.sent
+            && self
+                .link
+                .control
+                .try_send(ToSupervisor::Cancel { id: self.id })
+                .is_err()
+        {
+            // The supervisor's own timeout of the tool still ends it.
+            tracing::warn!(id = self.id, "no room to cancel a tool call");
+        }
+    }
+}
+
+impl Outbox {
+    /// Writes until every sender is gone; control messages go first.
+    pub(super) async fn run(mut self, mut writer: IpcWriter<ToSupervisor>) -> Result<(), IpcError> {
+        let mut events_open = true;
+        loop {
+            tokio::select! {
+                biased;
+                message = self.control.recv() => match message {
+                    Some(message @ ToSupervisor::Drained) => {
+                        // Whatever was reported before the end goes out before the end.
+                        while let Ok(event) = self.events.try_recv() {
+                            writer.send(&ToSupervisor::Event(Box::new(event))).await?;
+                        }
+                        self.send_lost(&mut writer).await?;
+                        return writer.send(&message).await;
+                    }
+                    Some(message) => writer.send(&message).await?,
+                    None => return Ok(()),
+                },
+                event = self.events.recv(), if events_open => match event {
+                    Some(event) => {
+                        writer.send(&ToSupervisor::Event(Box::new(event))).await?;
+                        self.send_lost(&mut writer).await?;
+                    }
+                    None => events_open = false,
+                },
+            }
+        }
+    }
+
+    async fn send_lost(&self, writer: &mut IpcWriter<ToSupervisor>) -> Result<(), IpcError> {
+        match self.lost.swap(0, Ordering::Relaxed) {
+            0 => Ok(()),
+            count => writer.send(&ToSupervisor::EventsLost { count }).await,
+        }
+    }
+}
+
+/// No code panics while it holds this lock; a poisoned one is still whole.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

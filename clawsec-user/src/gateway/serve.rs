@@ -1,0 +1,181 @@
+//! The gateway's life: first policy, listeners, reloads, drain.
+
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::link::{self, LinkError};
+use super::listener;
+use super::shared::{Deadlines, Gateway};
+use super::snapshot::{Compile, Snapshot, SnapshotError};
+use crate::ipc::{self, IpcError, IpcReader, ToGateway, ToSupervisor};
+
+/// How long the supervisor may take to send the first policy.
+const FIRST_POLICY_DEADLINE: Duration = Duration::from_secs(30);
+/// How long the last messages may take to go out.
+const LAST_WORDS_DEADLINE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    #[error("use the inherited socketpair")]
+    Socketpair(#[source] std::io::Error),
+    #[error("use an inherited listener")]
+    Listener(#[source] std::io::Error),
+    #[error("the supervisor sent no policy in time")]
+    FirstPolicyDeadline,
+    #[error("the supervisor's first message was not a policy")]
+    FirstMessage,
+    #[error("apply the first policy")]
+    FirstPolicy(#[source] SnapshotError),
+    #[error("talk to the supervisor")]
+    Supervisor(#[source] IpcError),
+    #[error("the supervisor takes no more messages")]
+    SupervisorGone,
+}
+
+/// Runs the gateway on inherited listeners and the socketpair until drained. Called inside a
+/// tokio multi-thread runtime, after `confine`.
+pub async fn run_with(
+    listeners: Vec<TcpListener>,
+    supervisor: UnixStream,
+    compile: Compile,
+) -> Result<(), GatewayError> {
+    run(listeners, supervisor, compile, Deadlines::default()).await
+}
+
+pub(super) async fn run(
+    listeners: Vec<TcpListener>,
+    supervisor: UnixStream,
+    compile: Compile,
+    deadlines: Deadlines,
+) -> Result<(), GatewayError> {
+    supervisor
+        .set_nonblocking(true)
+        .map_err(GatewayError::Socketpair)?;
+    let stream = tokio::net::UnixStream::from_std(supervisor).map_err(GatewayError::Socketpair)?;
+    let (mut reader, mut writer) = ipc::split::<ToGateway, ToSupervisor>(stream);
+
+    let first = tokio::time::timeout(FIRST_POLICY_DEADLINE, reader.receive())
+        .await
+        .map_err(|_elapsed| GatewayError::FirstPolicyDeadline)?
+        .map_err(GatewayError::Supervisor)?;
+    let ToGateway::Policy(update) = first else {
+        return Err(GatewayError::FirstMessage);
+    };
+    let generation = update.generation;
+    let snapshot = match Snapshot::compile(*update, compile) {
+        Ok(snapshot) => snapshot,
+        Err(error) => {
+            let refused = ToSupervisor::Refused {
+                generation,
+                why: chain(&error),
+            };
+            writer
+                .send(&refused)
+                .await
+                .map_err(GatewayError::Supervisor)?;
+            return Err(GatewayError::FirstPolicy(error));
+        }
+    };
+
+    let (link, outbox) = link::link();
+    let gateway = Gateway::new(snapshot, link, deadlines);
+    let mut outbox = tokio::spawn(outbox.run(writer));
+    for listener in listeners {
+        listener
+            .set_nonblocking(true)
+            .map_err(GatewayError::Listener)?;
+        let listener =
+            tokio::net::TcpListener::from_std(listener).map_err(GatewayError::Listener)?;
+        gateway
+            .tasks
+            .spawn(listener::accept_all(Arc::clone(&gateway), listener));
+    }
+    gateway
+        .link
+        .send(ToSupervisor::Ready { generation })
+        .await
+        .map_err(gone)?;
+
+    let (drain_sender, drain) = oneshot::channel();
+    let mut inbox = tokio::spawn(listen(Arc::clone(&gateway), reader, compile, drain_sender));
+    // Without its supervisor the gateway could neither report nor be stopped: it ends at once.
+    let deadline = tokio::select! {
+        deadline = drain => deadline.map_err(|_dropped| GatewayError::SupervisorGone)?,
+        _ = &mut inbox => return Err(GatewayError::SupervisorGone),
+        _ = &mut outbox => return Err(GatewayError::SupervisorGone),
+    };
+
+    gateway.drain.cancel();
+    gateway.tasks.close();
+    if tokio::time::timeout(deadline, gateway.tasks.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!(left = gateway.tasks.len(), "drained with connections left");
+    }
+    gateway
+        .link
+        .send(ToSupervisor::Drained)
+        .await
+        .map_err(gone)?;
+    match tokio::time::timeout(LAST_WORDS_DEADLINE, outbox).await {
+        Ok(Ok(sent)) => sent.map_err(GatewayError::Supervisor),
+        _ => Err(GatewayError::SupervisorGone),
+    }
+}
+
+/// Takes the supervisor's messages until the socketpair closes.
+async fn listen(
+    gateway: Arc<Gateway>,
+    mut reader: IpcReader<ToGateway>,
+    compile: Compile,
+    drain: oneshot::Sender<Duration>,
+) -> Result<(), GatewayError> {
+    let mut drain = Some(drain);
+    loop {
+        match reader.receive().await.map_err(GatewayError::Supervisor)? {
+            ToGateway::Policy(update) => {
+                let generation = update.generation;
+                let answer = match Snapshot::compile(*update, compile) {
+                    Ok(snapshot) => {
+                        gateway.install(snapshot);
+                        ToSupervisor::Ready { generation }
+                    }
+                    Err(error) => ToSupervisor::Refused {
+                        generation,
+                        why: chain(&error),
+                    },
+                };
+                gateway.link.send(answer).await.map_err(gone)?;
+            }
+            ToGateway::Answer { id, answer } => gateway.link.answer(id, answer),
+            ToGateway::Drain { deadline_ms } => {
+                if let Some(drain) = drain.take()
+                    && drain.send(Duration::from_millis(deadline_ms)).is_err()
+                {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+fn gone(_closed: LinkError) -> GatewayError {
+    GatewayError::SupervisorGone
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

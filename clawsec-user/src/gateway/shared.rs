@@ -1,0 +1,212 @@
+//! What every task of the gateway process shares.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::body::Budget;
+use super::limits::{Limits, SourceKey};
+use super::link::Link;
+use super::snapshot::Snapshot;
+use crate::policy::UnixSeconds;
+
+#[derive(Debug)]
+pub(super) struct Gateway {
+    pub(super) snapshot: ArcSwap<Snapshot>,
+    /// The generation in force; a change wakes every live connection.
+    pub(super) generation: watch::Sender<u64>,
+    pub(super) link: Link,
+    pub(super) limits: Limits,
+    pub(super) budget: Budget,
+    pub(super) connections: Connections,
+    /// Cancelled when the gateway drains.
+    pub(super) drain: CancellationToken,
+    pub(super) tasks: TaskTracker,
+    pub(super) deadlines: Deadlines,
+}
+
+impl Gateway {
+    pub(super) fn new(snapshot: Snapshot, link: Link, deadlines: Deadlines) -> Arc<Self> {
+        Arc::new(Self {
+            generation: watch::Sender::new(snapshot.generation()),
+            limits: Limits::new(snapshot.policy().limit),
+            snapshot: ArcSwap::from_pointee(snapshot),
+            link,
+            budget: Budget::new(),
+            connections: Connections::default(),
+            drain: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            deadlines,
+        })
+    }
+
+    /// Puts a new policy in force for every decision from now on.
+    pub(super) fn install(&self, snapshot: Snapshot) {
+        let generation = snapshot.generation();
+        self.limits.reconfigure(snapshot.policy().limit);
+        self.snapshot.store(Arc::new(snapshot));
+        self.generation.send_replace(generation);
+    }
+}
+
+/// How long the gateway waits for others.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadlines {
+    /// From accept to the end of the TLS handshake.
+    pub(super) tls: Duration,
+    /// From the last answer (or accept) to the end of the next request's head.
+    pub(super) head: Duration,
+    /// For a body that policy reads whole.
+    pub(super) body: Duration,
+    pub(super) upstream_connect: Duration,
+    /// Until the upstream's response head, on routes that answer from memory.
+    pub(super) upstream_head: Duration,
+    /// The same where a model or a tool runs first.
+    pub(super) upstream_work: Duration,
+    /// From the WebSocket upgrade to a complete `connect`, on either side.
+    pub(super) handshake: Duration,
+    /// One WebSocket frame to be taken by a peer.
+    pub(super) write: Duration,
+    /// Silence of a WebSocket client after which it is pinged, then ended after as long again.
+    pub(super) idle: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            tls: Duration::from_secs(10),
+            head: Duration::from_secs(15),
+            body: Duration::from_secs(30),
+            upstream_connect: Duration::from_secs(5),
+            upstream_head: Duration::from_secs(30),
+            upstream_work: Duration::from_secs(900),
+            handshake: Duration::from_secs(10),
+            write: Duration::from_secs(30),
+            idle: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Live connections, counted in all and by source.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Connections(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    total: AtomicUsize,
+    by_source: Mutex<HashMap<SourceKey, usize>>,
+}
+
+/// Well under the descriptor limit that `confine` sets: a proxied connection takes two.
+const MAX_CONNECTIONS: usize = 4096;
+const MAX_CONNECTIONS_PER_SOURCE: usize = 256;
+
+impl Connections {
+    /// Takes a place for a connection of `source`, if there is one.
+    pub(super) fn take(&self, source: IpAddr) -> Option<Slot> {
+        let key = SourceKey::new(source);
+        let total = self.0.total.fetch_add(1, Ordering::Relaxed);
+        let slot = Slot {
+            counts: Arc::clone(&self.0),
+            key,
+        };
+        let mut by_source = lock(&self.0.by_source);
+        let count = by_source.entry(key).or_insert(0);
+        *count += 1;
+        let fits = total < MAX_CONNECTIONS && *count <= MAX_CONNECTIONS_PER_SOURCE;
+        drop(by_source);
+        fits.then_some(slot)
+    }
+
+    #[cfg(test)]
+    pub(super) fn total(&self) -> usize {
+        self.0.total.load(Ordering::Relaxed)
+    }
+}
+
+/// One connection's place; dropping it gives the place back.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Slot {
+    counts: Arc<Counts>,
+    key: SourceKey,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.counts.total.fetch_sub(1, Ordering::Relaxed);
+        if let Entry::Occupied(mut entry) = lock(&self.counts.by_source).entry(self.key) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+/// Wall-clock time, for validity windows only.
+pub(super) fn unix_now() -> UnixSeconds {
+    UnixSeconds::try_from(unix_now_ms() / 1000).unwrap_or(UnixSeconds::MAX)
+}
+
+/// Wall-clock time in milliseconds, as the gateway's protocol writes it.
+pub(super) fn unix_now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// 128 random bits in the form of a UUID version 4; `None` when the system has no randomness.
+pub(super) fn random_id() -> Option<String> {
+    let mut bytes = [0u8; 16];
+    aws_lc_rs::rand::fill(&mut bytes).ok()?;
+    bytes[6] = (bytes[6] & 0x0f) | 0x40;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    let hex = hex(&bytes);
+    Some(format!(
+        "{}-{}-{}-{}-{}",
+        hex.get(..8)?,
+        hex.get(8..12)?,
+        hex.get(12..16)?,
+        hex.get(16..20)?,
+        hex.get(20..)?
+    ))
+}
+
+/// Lower-case hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        write!(text, "{byte:02x}").unwrap_or_default();
+        text
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_has_a_bounded_number_of_places() {
+        let connections = Connections::default();
+        let source = "192.0.2.1".parse().unwrap();
+        let slots: Vec<Slot> = std::iter::from_fn(|| connections.take(source)).collect();
+        assert_eq!(slots.len(), MAX_CONNECTIONS_PER_SOURCE);
+        assert!(connections.take("192.0.2.2".parse().unwrap()).is_some());
+        drop(slots);
+        assert_eq!(connections.total(), 0, "places are given back");
+        assert!(connections.take(source).is_some());
+    }
+}

@@ -1,0 +1,77 @@
+//! One policy as the gateway enforces it: compiled, with the TLS material and upstream
+//! credentials that came along. A reload swaps the whole of it at once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use tokio_rustls::TlsAcceptor;
+
+use super::tls::{self, TlsError};
+use crate::config::{Config, Secret};
+use crate::ipc::PolicyUpdate;
+use crate::policy::Policy;
+
+/// Compiles an update's `document`; `config::compile` in the daemon, a fixture in tests. The
+/// error is told to the supervisor as it is.
+pub type Compile = fn(&PolicyUpdate) -> Result<Config, String>;
+
+/// One generation of everything the gateway judges and forwards by.
+pub struct Snapshot {
+    pub(super) config: Config,
+    /// `None` serves plain HTTP, which configuration allows on loopback or when written out.
+    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) upstream_token: Option<Secret>,
+    pub(super) device_seeds: BTreeMap<String, [u8; 32]>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    #[error("compile the configuration: {0}")]
+    Compile(String),
+    #[error("gateway.tls is on, but no certificate came with the policy")]
+    TlsMissing,
+    #[error("prepare gateway.tls")]
+    Tls(#[source] TlsError),
+}
+
+impl Snapshot {
+    /// Joins a compiled configuration with what came along.
+    pub fn new(mut config: Config, update: PolicyUpdate) -> Result<Self, SnapshotError> {
+        config.policy.generation = update.generation;
+        config.packets.generation = update.generation;
+        let tls = match (&config.gateway.tls, &update.tls) {
+            (None, _) => None,
+            (Some(_), None) => return Err(SnapshotError::TlsMissing),
+            (Some(settings), Some(material)) => {
+                Some(tls::acceptor(material, settings.min_version).map_err(SnapshotError::Tls)?)
+            }
+        };
+        Ok(Self {
+            config,
+            tls,
+            upstream_token: update.upstream_token.map(Secret::new),
+            device_seeds: update.device_seeds,
+        })
+    }
+
+    pub(super) fn compile(update: PolicyUpdate, compile: Compile) -> Result<Self, SnapshotError> {
+        let config = compile(&update).map_err(SnapshotError::Compile)?;
+        Self::new(config, update)
+    }
+
+    pub(super) fn policy(&self) -> &Policy {
+        &self.config.policy
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.config.policy.generation
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("generation", &self.generation())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,170 @@
+//! The gateway behind: one connection for each request, with clawsec's credential.
+//!
+//! Invariant: nothing goes upstream without a `Permit`, which is consumed here. Connections are
+//! not reused, so bytes of one client can never stand in front of another's.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper::header::{
+    AUTHORIZATION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
+};
+use hyper::{Request, Response, StatusCode, Version};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::auth::API_KEY;
+use super::body::{Body, REQUEST_ID};
+use super::facts::{Cargo, Load};
+use super::http::strip_hop_by_hop;
+use super::record::Exchange;
+use super::refusal::Refusal;
+use super::shared::Deadlines;
+use super::snapshot::Snapshot;
+use crate::config::Upstream;
+use crate::policy::{self, Permit};
+
+/// The largest body that is streamed without being judged.
+const STREAMED_BODY_BYTES: usize = 25 * 1024 * 1024;
+
+/// Sends a permitted request upstream and streams the answer back.
+pub(super) async fn forward(
+    exchange: &Exchange,
+    permit: Permit,
+    cargo: Cargo,
+) -> Result<Response<Body>, Refusal> {
+    let gateway = exchange.gateway();
+    let deadlines = &gateway.deadlines;
+    let config = &exchange.snapshot.config.gateway;
+    let stream = connect(&config.upstream, deadlines).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| Refusal::unreachable(error.to_string()))?;
+    gateway.tasks.spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "connection to the upstream ended");
+        }
+    });
+
+    let Cargo { parts, load } = cargo;
+    let path = parts.uri.path();
+    // A model or a tool may run before the head comes; a page comes from memory.
+    let head_deadline = match permit.facts().request {
+        policy::Request::Route => deadlines.upstream_head,
+        _ => deadlines.upstream_work,
+    };
+    let mut request = Request::new(match load {
+        Load::Held(held) => Full::new(held.bytes)
+            .map_err(|never| match never {})
+            .boxed_unsync(),
+        Load::Streamed(body) => Limited::new(body, STREAMED_BODY_BYTES).boxed_unsync(),
+    });
+    *request.headers_mut() = request_headers(&parts.headers, path, &exchange.snapshot);
+    *request.method_mut() = parts.method;
+    *request.uri_mut() = parts.uri;
+    *request.version_mut() = Version::HTTP_11;
+
+    let answer = tokio::time::timeout(head_deadline, sender.send_request(request)).await;
+    let mut response = match answer {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => return Err(Refusal::unreachable(error.to_string())),
+        Err(_elapsed) => return Err(Refusal::timed_out("no response head")),
+    };
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Refusal::unreachable(
+            "the upstream switched protocols unasked",
+        ));
+    }
+    strip_hop_by_hop(response.headers_mut());
+    if let Ok(id) = HeaderValue::from_str(&exchange.id) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))
+}
+
+/// Opens a TCP connection to the upstream.
+pub(super) async fn connect(
+    upstream: &Upstream,
+    deadlines: &Deadlines,
+) -> Result<TcpStream, Refusal> {
+    // `localhost` needs no resolver, which the confined process could not use anyway.
+    let connecting = async {
+        match upstream.host.parse::<IpAddr>() {
+            Ok(address) => TcpStream::connect((address, upstream.port)).await,
+            Err(_) if upstream.host.eq_ignore_ascii_case("localhost") => {
+                TcpStream::connect((Ipv4Addr::LOCALHOST, upstream.port)).await
+            }
+            Err(_) => TcpStream::connect((upstream.host.as_str(), upstream.port)).await,
+        }
+    };
+    let stream = match tokio::time::timeout(deadlines.upstream_connect, connecting).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err(Refusal::unreachable(error.to_string())),
+        Err(_elapsed) => return Err(Refusal::timed_out("no connection")),
+    };
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "tune the connection to the upstream");
+    }
+    Ok(stream)
+}
+
+/// `host:port` of the upstream for the `Host` header.
+pub(super) fn host_header(upstream: &Upstream) -> Result<HeaderValue, Refusal> {
+    HeaderValue::from_str(&upstream.authority())
+        .map_err(|_invalid| Refusal::unreachable("the upstream's name is not a header value"))
+}
+
+/// The client's headers without what is not for the upstream, and with clawsec's credential.
+fn request_headers(client: &HeaderMap, path: &str, snapshot: &Snapshot) -> HeaderMap {
+    // What is between two hops only was removed by `http::check`, before anything was judged.
+    let mut headers = client.clone();
+    let unwanted: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_not_for_upstream(name.as_str()))
+        .cloned()
+        .collect();
+    for name in unwanted {
+        headers.remove(name);
+    }
+    if let Ok(host) = host_header(&snapshot.config.gateway.upstream) {
+        headers.insert(HOST, host);
+    }
+    // The gateway prefers a bearer to its hook token, so one that came along must stand alone.
+    let has_hook_token = path.starts_with("/hooks")
+        && ["clawdbot", "moltbot", "openclaw"]
+            .iter()
+            .any(|product| headers.contains_key(format!("x-{product}-token")));
+    if let Some(token) = &snapshot.upstream_token
+        && !has_hook_token
+        && let Ok(mut bearer) = HeaderValue::from_str(&format!("Bearer {}", token.reveal()))
+    {
+        bearer.set_sensitive(true);
+        headers.insert(AUTHORIZATION, bearer);
+    }
+    headers
+}
+
+/// Headers that only a proxy may set, and clawsec's own credentials.
+///
+/// Gateways decide by forwarded headers whether a request is local; clawsec sets none, so that
+/// they see their own host's loopback, and lets none through.
+fn is_not_for_upstream(name: &str) -> bool {
+    name.starts_with("x-forwarded")
+        || name.starts_with("tailscale-")
+        || [
+            "forwarded",
+            "x-real-ip",
+            "x-client-ip",
+            "true-client-ip",
+            "cf-connecting-ip",
+            "via",
+            API_KEY,
+        ]
+        .contains(&name)
+        || name == AUTHORIZATION
+        || name == HOST
+        // hyper sets the length from the body it is given.
+        || name == CONTENT_LENGTH
+        || name == EXPECT
+}

@@ -1,0 +1,267 @@
+//! The upstream's half of the handshake: clawsec's own `connect`, with its own device and token.
+//!
+//! Invariant: nothing of the client reaches the upstream before it answered 101 and `hello-ok`;
+//! no forwarded header, no `Origin`, no extension is ever offered.
+
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use fastwebsockets::{Role as Side, WebSocket};
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper::header::{
+    CONNECTION, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT,
+};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::io::ReadHalf;
+
+use super::device::OwnDevice;
+use super::frames::{self, CloseFrame, Message, Outbox, Reader, Stream};
+use super::handshake::{Connect, Failure};
+use crate::gateway::refusal::Refusal;
+use crate::gateway::shared::Gateway;
+use crate::gateway::snapshot::Snapshot;
+use crate::gateway::upstream;
+use crate::policy::{Principal, Reason};
+
+/// What the upstream may send in one frame: its own limit of 25 MiB with room to grow.
+const UPSTREAM_FRAME_BYTES: usize = 64 * 1024 * 1024;
+
+/// A connection upstream that has said hello.
+pub(super) struct Dialled {
+    pub(super) reader: Reader<ReadHalf<Stream>>,
+    pub(super) outbox: Outbox,
+    /// The `hello-ok`, ready for the client.
+    pub(super) hello: String,
+}
+
+/// Dials the upstream and connects as clawsec, for this principal.
+pub(super) async fn dial(
+    gateway: &Gateway,
+    snapshot: &Snapshot,
+    connect: &Connect,
+    principal: &Principal,
+) -> Result<Dialled, Failure> {
+    let failed = |detail: &str| {
+        Failure::unavailable(&connect.id, Reason::UpstreamUnreachable, detail.to_owned())
+    };
+    let seed = snapshot
+        .device_seeds
+        .get(principal.id())
+        .ok_or_else(|| failed("no device key for this principal"))?;
+    let device = OwnDevice::from_seed(seed).ok_or_else(|| failed("the device key is unusable"))?;
+    let dialling = async {
+        let socket = open(gateway, snapshot).await.map_err(|why| failed(&why))?;
+        let (mut reader, outbox) = frames::split(
+            socket,
+            Side::Client,
+            UPSTREAM_FRAME_BYTES,
+            gateway.deadlines.write,
+            &gateway.tasks,
+        );
+        let nonce = challenge(&mut reader).await.map_err(failed)?;
+        let request = own_connect(snapshot, connect, principal, &device, &nonce);
+        outbox
+            .text(request)
+            .await
+            .map_err(|_gone| failed("the upstream closed during the handshake"))?;
+        let hello = hello(&mut reader, &outbox, connect).await?;
+        Ok(Dialled {
+            reader,
+            outbox,
+            hello,
+        })
+    };
+    tokio::time::timeout(gateway.deadlines.handshake, dialling)
+        .await
+        .unwrap_or_else(|_elapsed| {
+            Err(Failure::unavailable(
+                &connect.id,
+                Reason::UpstreamTimeout,
+                "the upstream's handshake took too long".to_owned(),
+            ))
+        })
+}
+
+async fn open(gateway: &Gateway, snapshot: &Snapshot) -> Result<WebSocket<Stream>, String> {
+    let config = &snapshot.config.gateway;
+    let why = |refusal: Refusal| refusal.detail.unwrap_or_default();
+    let host = upstream::host_header(&config.upstream).map_err(why)?;
+    let stream = upstream::connect(&config.upstream, &gateway.deadlines)
+        .await
+        .map_err(why)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
+    gateway.tasks.spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "connection to the upstream ended");
+        }
+    });
+    let key = fastwebsockets::handshake::generate_key();
+    let request = Request::get("/")
+        .header(HOST, host)
+        .header(USER_AGENT, concat!("clawsec/", env!("CARGO_PKG_VERSION")))
+        .header(UPGRADE, "websocket")
+        .header(CONNECTION, "Upgrade")
+        .header(SEC_WEBSOCKET_VERSION, "13")
+        .header(SEC_WEBSOCKET_KEY, key.as_str())
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| error.to_string())?;
+    let mut response = sender
+        .send_request(request)
+        .await
+        .map_err(|error| error.to_string())?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Err(format!("the upstream answered {}", response.status()));
+    }
+    let header = |name| {
+        response
+            .headers()
+            .get(name)
+            .map(hyper::header::HeaderValue::as_bytes)
+    };
+    if header(SEC_WEBSOCKET_ACCEPT) != Some(accept(&key).as_bytes()) {
+        return Err("the upstream's Sec-WebSocket-Accept is wrong".to_owned());
+    }
+    if header(SEC_WEBSOCKET_EXTENSIONS).is_some() {
+        return Err("the upstream chose an extension that was not offered".to_owned());
+    }
+    let upgraded = hyper::upgrade::on(&mut response)
+        .await
+        .map_err(|error| error.to_string())?;
+    Ok(WebSocket::after_handshake(
+        TokioIo::new(upgraded),
+        Side::Client,
+    ))
+}
+
+/// RFC 6455, 4.2.2: SHA-1 here identifies the protocol, it secures nothing.
+fn accept(key: &str) -> String {
+    let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let digest = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
+    STANDARD.encode(digest.as_ref())
+}
+
+/// Waits for the upstream's `connect.challenge`.
+async fn challenge(reader: &mut Reader<ReadHalf<Stream>>) -> Result<String, &'static str> {
+    loop {
+        match reader.message().await {
+            Ok(Message::Text(text)) => {
+                let frame: Value = serde_json::from_slice(&text)
+                    .map_err(|_not_json| "the upstream's challenge is not JSON")?;
+                if frame.get("event").and_then(Value::as_str) == Some("connect.challenge") {
+                    return frame
+                        .pointer("/payload/nonce")
+                        .and_then(Value::as_str)
+                        .map(str::to_owned)
+                        .ok_or("the upstream's challenge has no nonce");
+                }
+            }
+            Ok(Message::Ping(_) | Message::Pong(_)) => {}
+            Ok(Message::Binary | Message::Close(_)) | Err(_) => {
+                return Err("the upstream closed before its challenge");
+            }
+        }
+    }
+}
+
+/// The client's `connect` with clawsec's device, token and the narrowed scopes.
+fn own_connect(
+    snapshot: &Snapshot,
+    connect: &Connect,
+    principal: &Principal,
+    device: &OwnDevice,
+    nonce: &str,
+) -> String {
+    let token = snapshot
+        .upstream_token
+        .as_ref()
+        .map(crate::config::Secret::reveal)
+        .unwrap_or_default();
+    let scopes = connect.effective_scopes(principal);
+    let mut params = connect.params.clone();
+    params.insert("role".into(), connect.role.as_str().into());
+    params.insert("device".into(), device.sign(connect, &scopes, token, nonce));
+    params.insert("scopes".into(), scopes.into());
+    if token.is_empty() {
+        params.remove("auth");
+    } else {
+        params.insert("auth".into(), json!({"token": token}));
+    }
+    json!({"type": "req", "id": connect.id, "method": "connect", "params": params}).to_string()
+}
+
+/// Waits for the answer to `connect` and prepares it for the client.
+async fn hello(
+    reader: &mut Reader<ReadHalf<Stream>>,
+    outbox: &Outbox,
+    connect: &Connect,
+) -> Result<String, Failure> {
+    let failed = |detail: &str| {
+        Failure::unavailable(&connect.id, Reason::UpstreamUnreachable, detail.to_owned())
+    };
+    loop {
+        let text = match reader.message().await {
+            Ok(Message::Text(text)) => text,
+            Ok(Message::Ping(payload)) => {
+                outbox
+                    .pong(payload)
+                    .await
+                    .map_err(|_gone| failed("the upstream closed during the handshake"))?;
+                continue;
+            }
+            Ok(Message::Pong(_)) => continue,
+            Ok(Message::Binary | Message::Close(_)) | Err(_) => {
+                return Err(failed("the upstream closed during the handshake"));
+            }
+        };
+        let mut frame: Value = serde_json::from_slice(&text)
+            .map_err(|_not_json| failed("the upstream's answer is not JSON"))?;
+        if frame.get("type").and_then(Value::as_str) != Some("res")
+            || frame.get("id").and_then(Value::as_str) != Some(&connect.id)
+        {
+            continue;
+        }
+        if frame.get("ok").and_then(Value::as_bool) == Some(true) {
+            // A device token of clawsec's device would let its holder in without clawsec's key.
+            if let Some(auth) = frame
+                .pointer_mut("/payload/auth")
+                .and_then(Value::as_object_mut)
+            {
+                auth.remove("deviceToken");
+            }
+            return Ok(frame.to_string());
+        }
+        let message = frame
+            .pointer("/error/message")
+            .and_then(Value::as_str)
+            .unwrap_or("refused")
+            .to_owned();
+        let close = match reader.message().await {
+            Ok(Message::Close(close)) => close,
+            _ => CloseFrame::new(1008, &message),
+        };
+        return Err(Failure {
+            answer: Some(frame.to_string()),
+            close,
+            denial: crate::policy::Denial::new(Reason::UpstreamUnreachable, "gateway.upstream"),
+            detail: format!("the upstream refused: {message}"),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_accept_value_is_that_of_the_rfc() {
+        assert_eq!(
+            super::accept("dGhlIHNhbXBsZSBub25jZQ=="),
+            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        );
+    }
+}

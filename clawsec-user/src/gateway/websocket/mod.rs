@@ -1,0 +1,302 @@
+//! WebSocket connections: the upgrade, the two handshakes, the relay.
+//!
+//! A client's `connect` is ended here and a new one is made for the upstream, since the device
+//! signature in it covers the token. Read `session` first.
+
+mod device;
+mod dial;
+mod frames;
+mod handshake;
+mod judge;
+mod relay;
+
+use std::sync::Arc;
+
+use fastwebsockets::Role as Side;
+use fastwebsockets::upgrade::{UpgradeFut, upgrade};
+use http_body_util::BodyExt as _;
+use hyper::Response;
+use hyper::header::{HeaderMap, HeaderValue, ORIGIN};
+
+use self::frames::{CloseFrame, Message, Outbox};
+use self::handshake::{Connect, Failure};
+use self::relay::End;
+use super::auth;
+use super::body::{Body, REQUEST_ID};
+use super::connection::Connection;
+use super::http;
+use super::limits::Counted;
+use super::record::{Exchange, Note};
+use super::refusal::Refusal;
+use super::shared::{random_id, unix_now_ms};
+use crate::event::EventKind;
+use crate::policy::{Denial, Principal, Reason};
+
+/// Before anybody is known, a frame is a `connect` and no more.
+const CONNECT_BYTES: usize = 64 * 1024;
+/// What policy reads whole, as large as the gateway's own limit.
+const CLIENT_MESSAGE_BYTES: usize = 25 * 1024 * 1024;
+
+/// Answers an upgrade request with 101 and goes on in a task of its own.
+pub(super) fn accept(exchange: &mut Exchange, counted: Counted) -> Result<Response<Body>, Refusal> {
+    exchange.note.action = "upgrade";
+    let mut request = counted.request;
+    let host = http::host(&request)?;
+    check_origin(
+        request.headers(),
+        &host,
+        &exchange.snapshot.config.gateway.origins,
+    )?;
+    if request.uri().path().starts_with("/__") {
+        // The canvas' live reload speaks another protocol; it is not served yet.
+        return Err(Refusal::not_found());
+    }
+    // A key in the headers is judged at once; without one, the `connect` frame has to bring it.
+    let early = match auth::presented(request.headers())? {
+        None => None,
+        presented => Some(auth::authenticate(&exchange.snapshot, presented)?),
+    };
+    let (response, socket) = upgrade(&mut request).map_err(|error| {
+        Refusal::malformed("not a WebSocket upgrade").detailed(error.to_string())
+    })?;
+    let connection = Arc::clone(&exchange.connection);
+    exchange
+        .gateway()
+        .tasks
+        .spawn(session(connection, socket, early, exchange.id.clone()));
+    let mut response = response.map(|body| body.map_err(|never| match never {}).boxed_unsync());
+    if let Ok(id) = HeaderValue::from_str(&exchange.id) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    Ok(response)
+}
+
+/// One WebSocket from its upgrade to its close.
+async fn session(
+    connection: Arc<Connection>,
+    socket: UpgradeFut,
+    early: Option<Principal>,
+    id: String,
+) {
+    let gateway = Arc::clone(&connection.gateway);
+    let deadlines = gateway.deadlines;
+    let upgraded = tokio::time::timeout(deadlines.handshake, socket).await;
+    let Ok(Ok(socket)) = upgraded else {
+        tracing::debug!(source = %connection.peer.ip, "the upgrade did not complete");
+        return;
+    };
+    let (mut reader, outbox) = frames::split(
+        socket,
+        Side::Server,
+        CONNECT_BYTES,
+        deadlines.write,
+        &gateway.tasks,
+    );
+    let note = Note::new(EventKind::Auth, "connect");
+    let mut exchange = Exchange::begin(&connection, id, note);
+
+    let nonce = random_id().unwrap_or_default();
+    let greeted = async {
+        let connect = first_frame(&mut reader, &outbox, &nonce).await?;
+        let mut client = format!(
+            "{} {}",
+            connect.client_text("id"),
+            connect.client_text("mode")
+        );
+        client.push_str(if connect.params.contains_key("device") {
+            " with device"
+        } else {
+            ""
+        });
+        exchange.note.detail = Some(client);
+        let principal = connect.authenticate(&exchange.snapshot, early, &nonce)?;
+        exchange.note.principal(&principal);
+        Ok((connect, principal))
+    };
+    let greeted = tokio::select! {
+        greeted = tokio::time::timeout(deadlines.handshake, greeted) => {
+            greeted.unwrap_or_else(|_elapsed| Err(too_slow()))
+        }
+        () = gateway.drain.cancelled() => return,
+    };
+    let dialled = match greeted {
+        Ok((connect, principal)) => {
+            let dialled = dial::dial(&gateway, &exchange.snapshot, &connect, &principal).await;
+            dialled.map(|dialled| (dialled, connect.role, principal))
+        }
+        Err(failure) => Err(failure),
+    };
+    let (upstream, role, principal) = match dialled {
+        Ok(dialled) => dialled,
+        Err(failure) => return fail(&exchange, failure, &mut reader, &outbox).await,
+    };
+    exchange.allowed(principal.path());
+    if outbox.text(upstream.hello).await.is_err() {
+        return;
+    }
+    reader.set_limit(CLIENT_MESSAGE_BYTES);
+
+    let client = relay::Side { reader, outbox };
+    let upstream = relay::Side {
+        reader: upstream.reader,
+        outbox: upstream.outbox,
+    };
+    let end = relay::relay(&connection, &principal, role, client, upstream).await;
+    exchange.note.action = "close";
+    exchange.note.detail = None;
+    match end {
+        End::Revoked(denial) => {
+            exchange.note.action = "revoke";
+            exchange.denied(&denial);
+        }
+        End::Violation(close) => {
+            exchange.note.detail = close.code().map(|code| format!("closed with {code}"));
+            exchange.denied(&Denial::new(Reason::RequestMalformed, "frame"));
+        }
+        End::Client(close) => {
+            exchange.note.detail = Some(ended("client", close.as_ref()));
+            exchange.allowed(principal.path());
+        }
+        End::Upstream(close) => {
+            exchange.note.detail = Some(ended("upstream", close.as_ref()));
+            exchange.allowed(principal.path());
+        }
+        End::Dead => {
+            exchange.note.detail = Some("no answer to pings".to_owned());
+            exchange.allowed(principal.path());
+        }
+        End::Draining => {
+            exchange.note.detail = Some("service restart".to_owned());
+            exchange.allowed(principal.path());
+        }
+    }
+}
+
+fn ended(by: &str, close: Option<&CloseFrame>) -> String {
+    match close.and_then(CloseFrame::code) {
+        Some(code) => format!("by the {by} with {code}"),
+        None => format!("by the {by}"),
+    }
+}
+
+/// Sends the challenge and waits for the `connect`.
+async fn first_frame<S: tokio::io::AsyncRead + Unpin>(
+    reader: &mut frames::Reader<S>,
+    outbox: &Outbox,
+    nonce: &str,
+) -> Result<Connect, Failure> {
+    let vanished = || Failure::new(None, "INVALID_REQUEST", "no connect frame", None);
+    outbox
+        .text(handshake::challenge(nonce, unix_now_ms()))
+        .await
+        .map_err(|_gone| vanished())?;
+    loop {
+        match reader.message().await {
+            Ok(Message::Text(text)) => return Connect::parse(&text),
+            Ok(Message::Ping(payload)) => {
+                outbox.pong(payload).await.map_err(|_gone| vanished())?;
+            }
+            Ok(Message::Pong(_)) => {}
+            Ok(Message::Binary | Message::Close(_)) => return Err(vanished()),
+            Err(error) => {
+                return Err(Failure {
+                    close: error.close(),
+                    detail: error.to_string(),
+                    ..vanished()
+                });
+            }
+        }
+    }
+}
+
+fn too_slow() -> Failure {
+    Failure::new(None, "INVALID_REQUEST", "handshake timeout", None)
+}
+
+/// Tells the client why not, closes, and records it.
+async fn fail<S: tokio::io::AsyncRead + Unpin>(
+    exchange: &Exchange,
+    failure: Failure,
+    reader: &mut frames::Reader<S>,
+    outbox: &Outbox,
+) {
+    let Failure {
+        answer,
+        close,
+        denial,
+        detail,
+    } = failure;
+    exchange.handshake_failed(&denial, detail);
+    let closing = async {
+        if let Some(answer) = answer
+            && outbox.text(answer).await.is_err()
+        {
+            return;
+        }
+        if outbox.close(close).await.is_ok() {
+            reader.drain().await;
+        }
+    };
+    if tokio::time::timeout(relay::CLOSE_DEADLINE, closing)
+        .await
+        .is_err()
+    {
+        tracing::debug!(source = %exchange.peer().ip, "the client did not close in time");
+    }
+}
+
+/// Refuses upgrades that a page of another site made (CVE-2026-25253 and its kin).
+fn check_origin(headers: &HeaderMap, host: &str, allowed: &[String]) -> Result<(), Refusal> {
+    let mut origins = headers.get_all(ORIGIN).iter();
+    let Some(origin) = origins.next() else {
+        return Ok(());
+    };
+    let denied = || Refusal::from(Denial::new(Reason::OriginNotAllowed, "gateway.origins"));
+    let origin = origin.to_str().map_err(|_not_ascii| denied())?;
+    if origins.next().is_some() {
+        return Err(Refusal::malformed("more than one Origin"));
+    }
+    let origin = origin.to_ascii_lowercase();
+    let same = origin.split_once("://").is_some_and(|(scheme, authority)| {
+        let port = if scheme == "https" { ":443" } else { ":80" };
+        let bare = |text: &str| text.strip_suffix(port).unwrap_or(text).to_owned();
+        matches!(scheme, "https" | "http") && !host.is_empty() && bare(authority) == bare(host)
+    });
+    let listed = allowed
+        .iter()
+        .any(|allowed| allowed.trim_end_matches('/').eq_ignore_ascii_case(&origin));
+    if same || listed {
+        Ok(())
+    } else {
+        Err(denied())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_own_and_listed_origins_may_upgrade() {
+        let rows = [
+            (None, true),
+            (Some("https://a.example:8443"), true),
+            (Some("https://A.example:8443"), true),
+            (Some("https://a.example"), false),
+            (Some("https://a.example:8443.evil.example"), false),
+            (Some("null"), false),
+            (Some("https://evil.example"), false),
+            (Some("https://ui.example"), true),
+            (Some("file://a.example:8443"), false),
+        ];
+        for (origin, accepted) in rows {
+            let mut headers = HeaderMap::new();
+            if let Some(origin) = origin {
+                headers.insert(ORIGIN, HeaderValue::from_static(origin));
+            }
+            let allowed = ["https://ui.example".to_owned()];
+            let checked = check_origin(&headers, "a.example:8443", &allowed);
+            assert_eq!(checked.is_ok(), accepted, "{origin:?}");
+        }
+    }
+}
