@@ -3,12 +3,15 @@
 use std::io::IsTerminal as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 
 use super::{CommandResult, Failure, output};
-use crate::{gateway, ipc};
+use crate::config::{self, Config};
+use crate::ipc::{self, PolicyUpdate};
+use crate::gateway;
 
 /// Takes the listeners, drops every privilege, then serves.
 pub(crate) fn run(uid: u32, gid: u32) -> CommandResult {
@@ -32,5 +35,11 @@ fn serve(uid: u32, gid: u32) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    runtime.block_on(gateway::run(listeners, supervisor)).context("serve")
+    runtime.block_on(gateway::run_with(listeners, supervisor, compile)).context("serve")
+}
+
+/// The document is whole: what it once referred to is not for this process to read.
+fn compile(update: &PolicyUpdate) -> Result<Config, String> {
+    config::compile(&update.document, Path::new(&update.path), &config::NoSources)
+        .map_err(|error| error.to_string())
 }

@@ -5,19 +5,23 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 
-use crate::config::SandboxConfig;
-use crate::policy::{Denial, Permit, Request, RequestFacts, ToolName};
+use super::{CommandResult, ConfigArgument, Failure};
+use crate::config::{self, Config, SandboxConfig};
+use crate::policy::ToolName;
+use crate::supervisor::admin::{Answer, Executed, Question, ask};
 use crate::sandbox::{
     CancellationToken, Captured, Job, JobCommand, Sandbox, SandboxError, build_image,
 };
 
 #[derive(Debug, Subcommand)]
-pub enum SandboxCommand {
+pub(crate) enum SandboxCommand {
     /// Run a command as an agent's tool would run
     Exec(ExecArgs),
     /// Build the default image on this host, without any registry
@@ -25,63 +29,63 @@ pub enum SandboxCommand {
 }
 
 #[derive(Debug, Args)]
-pub struct ExecArgs {
+pub(crate) struct ExecArgs {
+    #[command(flatten)]
+    config: ConfigArgument,
     /// The agent whose rules apply
     #[arg(long, default_value = "main", value_name = "A")]
-    pub agent: String,
+    agent: String,
     /// Stop the command after this many milliseconds; never longer than configured
     #[arg(long, value_name = "MS")]
-    pub timeout: Option<u64>,
+    timeout: Option<u64>,
     /// Pass standard input to the command
     #[arg(short = 'i', long)]
-    pub stdin: bool,
+    stdin: bool,
     /// The directory inside the sandbox
     #[arg(long, value_name = "DIR")]
-    pub workdir: Option<PathBuf>,
+    workdir: Option<PathBuf>,
     /// The command and its arguments
     #[arg(required = true, last = true, value_name = "CMD")]
-    pub command: Vec<String>,
+    command: Vec<String>,
 }
 
 #[derive(Debug, Args)]
-pub struct ImageArgs {
+pub(crate) struct ImageArgs {
+    #[command(flatten)]
+    config: ConfigArgument,
     /// What to call it; the configured image if left out
     #[arg(long, value_name = "N")]
-    pub name: Option<String>,
+    name: Option<String>,
 }
 
-/// Runs the command and returns the process's exit code.
-///
-/// `judge` decides by the loaded policy, as the local operator.
-pub async fn run(
-    command: SandboxCommand,
-    config: &SandboxConfig,
-    judge: impl FnOnce(RequestFacts) -> Result<Permit, Denial>,
-) -> u8 {
-    match command {
-        SandboxCommand::Exec(args) => exec(args, config, judge).await,
-        SandboxCommand::Image(args) => image(args, config).await,
-    }
-}
-
-async fn exec(
-    args: ExecArgs,
-    config: &SandboxConfig,
-    judge: impl FnOnce(RequestFacts) -> Result<Permit, Denial>,
-) -> u8 {
-    let mut facts = RequestFacts::new(Request::Tool(ToolName::new("exec")));
-    facts.agent = Some(args.agent.clone());
-    let permit = match judge(facts) {
-        Ok(permit) => permit,
-        Err(denial) => {
-            say(&format!(
-                "refused: {} ({})",
-                denial.reason.as_str(),
-                denial.rule
-            ));
-            return REFUSED;
+/// Runs the command; its exit code becomes ours.
+pub(crate) fn run(command: SandboxCommand) -> CommandResult {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::other)?;
+    let code = match command {
+        SandboxCommand::Exec(args) => {
+            let config = args.config.read()?;
+            runtime.block_on(exec(args, &config))
+        }
+        SandboxCommand::Image(args) => {
+            let config = sandbox_config(&args.config)?;
+            runtime.block_on(image(args, config.as_ref()))
         }
     };
+    Ok(code.into())
+}
+
+/// The image can be made before there is a configuration.
+fn sandbox_config(argument: &ConfigArgument) -> Result<Option<SandboxConfig>, Failure> {
+    if argument.config.is_none() && config::find(None).is_err() {
+        return Ok(None);
+    }
+    argument.read().map(|config| Some(config.sandbox))
+}
+
+async fn exec(args: ExecArgs, config: &Config) -> u8 {
     let mut stdin = Vec::new();
     if args.stdin
         && let Err(error) = std::io::stdin()
@@ -92,6 +96,58 @@ async fn exec(
         say(&format!("read standard input: {error}"));
         return FAILED;
     }
+    let question = Question::SandboxExec {
+        agent: args.agent.clone(),
+        argv: args.command.clone(),
+        timeout_ms: args.timeout,
+        stdin: STANDARD.encode(&stdin),
+    };
+    // The running daemon's own sandbox, with its record; without a daemon, one of our own.
+    match ask(&config.gateway.admin_socket, &question) {
+        Ok(Answer::Executed(executed)) if args.workdir.is_none() => return show_executed(&executed),
+        Ok(Answer::Refused { message }) => {
+            say(&message);
+            return REFUSED;
+        }
+        _ => say("no daemon is running: this execution is not recorded"),
+    }
+    alone(args, stdin, config).await
+}
+
+fn show_executed(executed: &Executed) -> u8 {
+    for (stream, text) in [
+        (&mut std::io::stdout() as &mut dyn Write, &executed.stdout),
+        (&mut std::io::stderr(), &executed.stderr),
+    ] {
+        match STANDARD.decode(text) {
+            Ok(bytes) => show(stream, &bytes),
+            Err(_) => say("the daemon's answer is damaged"),
+        }
+    }
+    if executed.oom {
+        say("out of memory");
+    }
+    match (executed.exit_code, executed.signal) {
+        _ if executed.timed_out => {
+            say("timed out");
+            TIMED_OUT
+        }
+        (Some(code), _) => u8::try_from(code).unwrap_or(FAILED),
+        (None, Some(signal)) => u8::try_from(128 + signal).unwrap_or(FAILED),
+        (None, None) => FAILED,
+    }
+}
+
+async fn alone(args: ExecArgs, stdin: Vec<u8>, config: &Config) -> u8 {
+    let agent = Some(args.agent.clone());
+    let permit = match config.policy.decide_for_operator(ToolName::new("exec"), agent) {
+        Ok(permit) => permit,
+        Err(denial) => {
+            say(&format!("refused: {} ({})", denial.reason.as_str(), denial.rule));
+            return REFUSED;
+        }
+    };
+    let config = &config.sandbox;
     let sandbox = match Sandbox::open(config, INSTANCE).await {
         Ok(sandbox) => sandbox,
         Err(error) => return fail(&error),
@@ -142,12 +198,13 @@ async fn exec(
     code
 }
 
-async fn image(args: ImageArgs, config: &SandboxConfig) -> u8 {
-    let Some(name) = args.name.or_else(|| config.image.clone()) else {
-        say("no image is configured (security.sandbox.image); give --name");
-        return USAGE;
-    };
-    match build_image(&config.docker_socket, &name).await {
+async fn image(args: ImageArgs, config: Option<&SandboxConfig>) -> u8 {
+    let name = args
+        .name
+        .or_else(|| config.and_then(|config| config.image.clone()))
+        .unwrap_or_else(|| DEFAULT_IMAGE.to_owned());
+    let socket = config.map_or(Path::new(DEFAULT_SOCKET), |config| &config.docker_socket);
+    match build_image(socket, &name).await {
         Ok(id) => {
             show(&mut std::io::stdout(), format!("{name} {id}\n").as_bytes());
             0
@@ -168,7 +225,7 @@ fn content(captured: &Captured) -> Vec<u8> {
     }
 }
 
-fn show(stream: &mut impl Write, bytes: &[u8]) {
+fn show(stream: &mut dyn Write, bytes: &[u8]) {
     // Whoever reads has gone: nobody is left to tell.
     drop(stream.write_all(bytes).and_then(|()| stream.flush()));
 }
@@ -205,5 +262,8 @@ const CLOSE: Duration = Duration::from_secs(15);
 /// As `timeout` and `docker run` use them: 124 is a timeout, 125 a refusal or failure of ours.
 const REFUSED: u8 = 125;
 const FAILED: u8 = 125;
-const USAGE: u8 = 2;
+const TIMED_OUT: u8 = 124;
+/// As the configuration's own defaults.
+const DEFAULT_IMAGE: &str = "clawsec-sandbox:latest";
+const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 const UNAVAILABLE: u8 = 3;

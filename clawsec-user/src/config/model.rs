@@ -30,6 +30,14 @@ pub struct Config {
     pub redacted_document: String,
 }
 
+impl Config {
+    /// Gives the policy its number, in both planes.
+    pub fn number(&mut self, generation: u64) {
+        self.policy.generation = generation;
+        self.packets.generation = generation;
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
     /// Such as `security.auth.tokens[0]`.
@@ -131,6 +139,16 @@ pub enum SandboxProvider {
     Docker,
     Firejail,
     None,
+}
+
+impl SandboxProvider {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Firejail => "firejail",
+            Self::None => "none",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -72,6 +72,11 @@ pub(super) fn load(
     Ok((ebpf, maps))
 }
 
+/// Whether an earlier daemon's counters are there to be adopted.
+pub(super) fn has_pinned(folder: &Path) -> bool {
+    folder.join(name::COUNTERS).exists()
+}
+
 /// The production program.
 pub(super) fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, EnforcerError> {
     ebpf.program_mut(name::PROGRAM)

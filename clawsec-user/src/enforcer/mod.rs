@@ -55,6 +55,7 @@ pub struct Enforcer {
     ebpf: Ebpf,
     maps: Maps,
     attachments: Vec<Attachment>,
+    adopted_maps: bool,
     /// Held for the daemon's life: two daemons must not fill one idle slot.
     _lock: OwnedFd,
 }
@@ -71,6 +72,7 @@ impl Enforcer {
         let object = OBJECT.ok_or(EnforcerError::NoObject)?;
         let image = SlotImage::compile(policy)?;
         let folder = pin::open(&plan.pin_dir)?;
+        let adopted_maps = load::has_pinned(&folder.path);
         let (mut ebpf, mut maps) = load::load(object, &folder.path, plan.bpf_log)?;
         maps.put_in_force(&image)?;
         let attachments = attach::attach_all(&mut ebpf, plan, &folder.path)?;
@@ -79,6 +81,7 @@ impl Enforcer {
             ebpf,
             maps,
             attachments,
+            adopted_maps,
             _lock: folder.lock,
         })
     }
@@ -134,6 +137,11 @@ impl Enforcer {
 
     pub fn attachments(&self) -> &[Attachment] {
         &self.attachments
+    }
+
+    /// Whether the counters go on from an earlier daemon's, or began at 0.
+    pub fn has_adopted_maps(&self) -> bool {
+        self.adopted_maps
     }
 
     /// The generation in force, as the kernel holds it.

@@ -19,7 +19,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use super::state::State;
-use super::{local, tools};
+use super::local;
+use crate::enforcer::{Effect, ReasonCount};
 
 /// A question; the command line asks it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -224,18 +225,19 @@ fn status(state: &State) -> Status {
     let mut interfaces = Vec::new();
     let mut reasons = Vec::new();
     let mut bans = 0;
-    if let Some(enforcer) = state.enforcer() {
+    if let Some(mut enforcer) = state.enforcer() {
         interfaces = enforcer
             .attachments()
             .iter()
             .map(|a| Interface { name: a.interface.clone(), mode: a.mode.as_str().to_owned() })
             .collect();
-        reasons = enforcer
-            .counters()
-            .unwrap_or_default()
-            .into_iter()
-            .map(|c| ReasonTotal { name: c.reason.to_owned(), drop: c.is_drop, packets: c.packets })
-            .collect();
+        let counters = enforcer.counters().unwrap_or_default();
+        let total = |counter: &ReasonCount| ReasonTotal {
+            name: counter.reason.to_owned(),
+            drop: counter.effect.is_drop(),
+            packets: counter.packets,
+        };
+        reasons = counters.iter().filter(|c| c.effect != Effect::WouldDrop).map(total).collect();
         bans = enforcer.bans().map_or(0, |bans| bans.len() as u64);
     }
     let config = state.config();

@@ -147,7 +147,9 @@ impl Link {
                     self.applied.send_replace(Applied::Refused { generation, why });
                 }
                 ToSupervisor::Event(event) => self.state.records.report(*event),
-                ToSupervisor::EventsLost { count } => self.state.records.lost(count),
+                ToSupervisor::EventsLost { count } => {
+                    self.state.records.lost(count, "events of the gateway process");
+                }
                 ToSupervisor::Ban { source, seconds, reason } => {
                     local::ban_for(&self.state, source, seconds, &reason);
                 }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::admin::Ban;
 use super::state::State;
 use super::tools::fact_of;
+use crate::enforcer::ActiveBan;
 use crate::event::{Event, EventKind, Outcome, ToolFact};
 use crate::policy::{Reason, ToolName};
 use crate::sandbox::{Execution, Job, JobCommand};
@@ -50,9 +51,9 @@ pub(super) fn unban(state: &State, source: IpAddr) -> Result<(), String> {
 }
 
 pub(super) fn bans(state: &State) -> Result<Vec<Ban>, String> {
-    let enforcer = state.enforcer().ok_or(NO_XDP)?;
+    let mut enforcer = state.enforcer().ok_or(NO_XDP)?;
     let bans = enforcer.bans().map_err(|error| chain(&error))?;
-    let ban = |(source, left): (IpAddr, Duration)| Ban { source, seconds_left: left.as_secs() };
+    let ban = |ban: ActiveBan| Ban { source: ban.source, seconds_left: ban.remaining.as_secs() };
     Ok(bans.into_iter().map(ban).collect())
 }
 

@@ -17,7 +17,7 @@ use super::records::Records;
 use super::secrets::SecretError;
 use super::state::{Options, State, Tools};
 use super::{admin, interfaces, kernel, local, reload};
-use crate::audit::AuditError;
+use crate::audit::{AuditError, CheckpointCause};
 use crate::config::{Config, OnExit};
 use crate::enforcer::{self, Enforcer, EnforcerError, EnforcerPlan};
 use crate::event::{Event, EventKind, Outcome};
@@ -102,7 +102,6 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), StartError>
         .collect();
     let tools = open_tools(&config).await;
     let state = Arc::new(State::new(options, config, records, enforcer, tools));
-    state.resume_records();
     let stop = CancellationToken::new();
     let mut tasks = tokio::task::JoinSet::new();
     kernel::start(&state, &mut tasks, &stop).map_err(StartError::Enforcer)?;
@@ -244,7 +243,7 @@ async fn shut_down(state: &Arc<State>, mut tasks: tokio::task::JoinSet<()>) {
     if let Some(tools) = state.replace_tools(None) {
         close_tools(&tools).await;
     }
-    kernel::checkpoint(state);
+    kernel::checkpoint(state, CheckpointCause::Forced);
     let mut event = Event::new(EventKind::System, "stop", Outcome::Allow, "ok");
     event.generation = state.config().policy.generation;
     if state.config().kernel.on_exit == OnExit::Detach && state.enforcer().is_some() {

@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::local;
 use super::state::State;
-use crate::config::AuditOnFailure;
 use crate::event::{Event, EventKind, Outcome, SandboxFact, ToolFact};
 use crate::ipc::{ExecCall, ToolAnswer, ToolCall, ToolCommand, ToolReply};
 use crate::policy::{Denial, Permit, Reason, Request, RequestFacts, ToolName};
@@ -56,8 +55,7 @@ fn judge(state: &State, call: &ToolCall) -> Result<Permit, Denial> {
     if !permit.is_sandboxed() {
         return Err(Denial::new(Reason::ToolDenied, "security.sandbox.tools"));
     }
-    let audit = &config.audit;
-    if audit.on_failure == AuditOnFailure::Deny && !state.records.is_writable() {
+    if state.records.refuses_work() {
         return Err(Denial::new(Reason::AuditUnavailable, "security.audit.onFailure"));
     }
     Ok(permit)

@@ -1,0 +1,138 @@
+//! What the packet plane reports: events as they come, counters at each checkpoint.
+//!
+//! One task does both, because between reading the counters and taking the checkpoint no event
+//! may be attributed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::local;
+use super::state::State;
+use crate::audit::{Attribution, CheckpointCause, Maps};
+use crate::enforcer::{EnforcerError, PacketBatch, PacketEvents, PacketLog};
+
+/// How often sums of repeated events are looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Starts the tasks; takes the first checkpoint.
+pub(super) fn start(
+    state: &Arc<State>,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) -> Result<(), EnforcerError> {
+    let ticking = Arc::clone(state);
+    tasks.spawn(async move {
+        loop {
+            tokio::time::sleep(TICK).await;
+            ticking.records.tick();
+        }
+    });
+    let Some((events, log, adopted)) = open(state)? else { return Ok(()) };
+    state.records.resume(if adopted { Maps::Adopted } else { Maps::Fresh }, now_ns());
+    checkpoint(state, CheckpointCause::Forced);
+    tasks.spawn(follow(Arc::clone(state), events, stop.clone()));
+    if let Some(mut log) = log {
+        tasks.spawn(async move {
+            if let Err(error) = log.pump().await {
+                tracing::warn!(%error, "the BPF program's log ended");
+            }
+        });
+    }
+    Ok(())
+}
+
+type Opened = (PacketEvents, Option<PacketLog>, bool);
+
+fn open(state: &State) -> Result<Option<Opened>, EnforcerError> {
+    let Some(mut enforcer) = state.enforcer() else { return Ok(None) };
+    let events = enforcer.take_events()?;
+    let log = state.options.bpf_log.then(|| enforcer.take_log()).transpose()?;
+    Ok(Some((events, log, enforcer.has_adopted_maps())))
+}
+
+async fn follow(state: Arc<State>, mut events: PacketEvents, stop: CancellationToken) {
+    let mut interval = tokio::time::interval(state.config().audit.interval);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            batch = events.next() => match batch {
+                Ok(batch) => take(&state, &batch),
+                Err(error) => {
+                    tracing::error!(%error, "packet events cannot be read; counters go on");
+                    state.records.lost(1, "packet events cannot be read");
+                    tokio::time::sleep(TICK).await;
+                }
+            },
+            _ = interval.tick() => {
+                take(&state, &events.drain());
+                checkpoint(&state, CheckpointCause::Interval);
+            }
+            () = stop.cancelled() => {
+                take(&state, &events.drain());
+                return;
+            }
+        }
+    }
+}
+
+fn take(state: &State, batch: &PacketBatch) {
+    if batch.lost > 0 {
+        state.records.lost(batch.lost, "packet events that found their buffer full");
+    }
+    let dropped = batch.events.iter().filter(|event| event.effect.is_drop());
+    state.records.attribute(dropped.filter_map(|event| {
+        let attribution = Attribution {
+            source: event.counted_as?,
+            reason: event.reason,
+            created_ns: event.created_ns,
+            total: event.total,
+        };
+        Some((attribution, event.generation))
+    }));
+}
+
+/// Names what the throttle has seen since its last event, then makes the sums agree.
+pub(super) fn checkpoint(state: &State, cause: CheckpointCause) {
+    let Some(enforcer) = state.enforcer() else { return };
+    // Totals first: the kernel counts a drop before it reports it, so they cannot exceed the
+    // counters that are read after them.
+    let read = enforcer.harvest().and_then(|totals| Ok((totals, enforcer.counters()?)));
+    drop(enforcer);
+    let (totals, counters) = match read {
+        Ok(read) => read,
+        Err(error) => {
+            tracing::error!("read the kernel's counters: {}", local::chain(&error));
+            state.records.lost(1, "the kernel's counters cannot be read");
+            return;
+        }
+    };
+    let generation = state.config().policy.generation;
+    let dropped = totals.iter().filter(|total| total.effect.is_drop());
+    state.records.attribute(dropped.filter_map(|total| {
+        let attribution = Attribution {
+            source: total.source?,
+            reason: total.reason,
+            created_ns: total.created_ns,
+            total: total.total,
+        };
+        Some((attribution, generation))
+    }));
+    let counters: BTreeMap<String, u64> = counters
+        .into_iter()
+        .filter(|counter| counter.effect.is_drop())
+        .map(|counter| (counter.reason.to_owned(), counter.packets))
+        .collect();
+    state.records.checkpoint(&counters, now_ns(), cause);
+}
+
+/// The kernel's monotonic clock, which `bpf_ktime_get_ns` reads too.
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
+}
