@@ -6,6 +6,7 @@
 
 mod docker_daemon;
 mod lifetime;
+mod probe;
 
 use std::collections::BTreeMap;
 use std::sync::Once;
@@ -37,12 +38,19 @@ macro_rules! provider {
                 cancel_kills, dropping_the_caller_kills, orphans_of_a_crash, queue_is_bounded,
                 registry_shows_only_ones_own, start_cost,
             }
+            provider! { @probe $provider, system_calls_are_filtered, workspaces_keep_their_access, }
         }
     };
     (@rows $provider:expr, $($name:ident,)*) => { $(
         #[tokio::test(flavor = "multi_thread")]
         async fn $name() {
             super::$name(&super::open($provider).await).await;
+        }
+    )* };
+    (@probe $provider:expr, $($name:ident,)*) => { $(
+        #[tokio::test(flavor = "multi_thread")]
+        async fn $name() {
+            super::probe::$name($provider).await;
         }
     )* };
     (@lifetime $provider:expr, $($name:ident,)*) => { $(

@@ -231,7 +231,7 @@ impl Inner {
         })?;
         tokio::select! {
             slot = Arc::clone(&self.slots).acquire_owned() => {
-                slot.map_err(|_| SandboxError::Closed)
+                slot.map_err(|_closed| SandboxError::Closed)
             }
             () = cancel.cancelled() => Err(SandboxError::Cancelled),
             () = self.closing.cancelled() => Err(SandboxError::Closed),
@@ -424,4 +424,4 @@ impl Drop for Live {
 
 /// Executions that may wait for a slot; the next is refused.
 const QUEUE: usize = 256;
-const QUEUE_WAIT: Duration = Duration::from_secs(60);
+const QUEUE_WAIT: Duration = Duration::from_mins(1);

@@ -226,7 +226,7 @@ const RUNNING: usize = 64;
 /// Finished and kept, of one principal and of all.
 const FINISHED_EACH: usize = 32;
 const FINISHED: usize = 128;
-const KEEP: Duration = Duration::from_secs(30 * 60);
+const KEEP: Duration = Duration::from_mins(30);
 
 #[cfg(test)]
 mod tests {
