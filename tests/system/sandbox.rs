@@ -4,6 +4,13 @@
 //! of its own unless `CLAWSEC_TEST_DOCKER` names a socket), `firejail::…` and `none::…` need root
 //! and the user `clawsec-sbx`, which is made if it is missing; `firejail::…` needs firejail.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::tests_outside_test_module,
+    reason = "the whole binary is tests; clippy exempts functions marked as such only"
+)]
+
 mod docker_daemon;
 mod lifetime;
 mod probe;

@@ -150,7 +150,15 @@ mod tests {
     #[test]
     fn head_and_tail_are_kept_and_the_middle_is_counted() {
         // name, cap, chunks, head, tail, omitted
-        let rows: &[(&str, usize, &[&str], &str, &str, u64)] = &[
+        type Row = (
+            &'static str,
+            usize,
+            &'static [&'static str],
+            &'static str,
+            &'static str,
+            u64,
+        );
+        let rows: &[Row] = &[
             ("nothing", 4, &[], "", "", 0),
             ("fits the head", 4, &["ab"], "ab", "", 0),
             ("fits exactly", 4, &["abcd"], "ab", "cd", 0),

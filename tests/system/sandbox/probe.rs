@@ -1,6 +1,7 @@
 //! The test binary itself as a tool: system calls that no shell applet makes, and workspaces.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -78,7 +79,7 @@ fn from_inside() {
             std::process::abort();
         }
         let outcome = if result < 0 { errno } else { 0 };
-        lines.push_str(&format!("{name}: {outcome}\n"));
+        writeln!(lines, "{name}: {outcome}").unwrap();
     }
     std::io::Write::write_all(&mut std::io::stdout(), lines.as_bytes()).unwrap();
 }
