@@ -16,6 +16,7 @@ mod lifetime;
 mod probe;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -51,7 +52,9 @@ macro_rules! provider {
     (@rows $provider:expr, $($name:ident,)*) => { $(
         #[tokio::test(flavor = "multi_thread")]
         async fn $name() {
-            super::$name(&super::open($provider).await).await;
+            let sandbox = super::open($provider).await;
+            super::$name(&sandbox).await;
+            super::finish(sandbox).await;
         }
     )* };
     (@probe $provider:expr, $($name:ident,)*) => { $(
@@ -127,7 +130,7 @@ async fn arguments(sandbox: &Sandbox) {
     let mut argv = vec!["printf".to_owned(), "<%s>".to_owned()];
     argv.extend(hostile.iter().map(ToString::to_string));
     let execution = run(sandbox, job(JobCommand::Argv(argv))).await;
-    let expected: String = hostile.iter().map(|text| format!("<{text}>")).collect();
+    let expected = format!("<{}>", hostile.join("><"));
     assert_eq!(execution.stdout.text(), expected);
 }
 
@@ -190,7 +193,7 @@ async fn output_cap(sandbox: &Sandbox) {
     let mut flood = job(JobCommand::Shell(
         "echo first; yes | head -c 100000000; echo last".into(),
     ));
-    flood.timeout = Duration::from_secs(60);
+    flood.timeout = Duration::from_mins(1);
     let execution = run(sandbox, flood).await;
     assert_eq!(execution.exit_code, Some(0), "{:?}", execution.signal);
     let stdout = &execution.stdout;
@@ -427,7 +430,7 @@ fn permit_of(principal: &str) -> Permit {
 }
 
 async fn open(provider: SandboxProvider) -> Sandbox {
-    open_as(provider, &format!("test-{}", std::process::id()))
+    open_as(provider, &lifetime::unique("rule"))
         .await
         .unwrap_or_else(|error| {
             panic!(
@@ -435,6 +438,22 @@ async fn open(provider: SandboxProvider) -> Sandbox {
                 chain(&error)
             )
         })
+}
+
+/// Waits until nothing is left of it, and removes the folders that bear its name.
+async fn finish(sandbox: Sandbox) {
+    let instance = sandbox.instance().to_owned();
+    assert!(sandbox.close(Duration::from_secs(20)).await, "close");
+    assert_eq!(lifetime::remains(sandbox.provider(), &instance).await, "");
+    for hierarchy in ["memory", "pids", "cpu", ""] {
+        let path = Path::new("/sys/fs/cgroup")
+            .join(hierarchy)
+            .join("clawsec")
+            .join(&instance);
+        // Not every host has every hierarchy.
+        std::fs::remove_dir(path).ok();
+    }
+    std::fs::remove_dir(Path::new("/run/clawsec/sandbox").join(&instance)).ok();
 }
 
 async fn open_as(provider: SandboxProvider, instance: &str) -> Result<Sandbox, SandboxError> {
@@ -456,7 +475,7 @@ fn config(provider: SandboxProvider) -> SandboxConfig {
         memory_bytes: 64 << 20,
         cpu_millis: 1000,
         pids: 32,
-        timeout: Duration::from_secs(60),
+        timeout: Duration::from_mins(1),
         output_bytes: 64 * 1024,
         concurrency: 4,
         user: USER.into(),

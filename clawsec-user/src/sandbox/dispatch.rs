@@ -177,6 +177,11 @@ impl Sandbox {
         }
     }
 
+    /// The name of this daemon among those of the host.
+    pub fn instance(&self) -> &str {
+        &self.inner.instance
+    }
+
     /// Asks the provider whether it still works.
     pub async fn health(&self) -> Result<Health, SandboxError> {
         let inner = &self.inner;
@@ -204,7 +209,8 @@ impl Sandbox {
     }
 
     /// Refuses new executions, cancels the running and waits until all are removed; false if
-    /// `deadline` passed first.
+    /// `deadline` passed first. Without it, a runtime that ends leaves the last containers to the
+    /// next start's `remove_orphans`.
     pub async fn close(&self, deadline: Duration) -> bool {
         self.inner.closing.cancel();
         self.inner.tasks.close();

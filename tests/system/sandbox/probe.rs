@@ -8,7 +8,7 @@ use std::process::Command;
 use clawsec_user::config::SandboxProvider;
 use clawsec_user::sandbox::{CancellationToken, JobCommand, Mount, MountAccess, SandboxError};
 
-use super::{USER, chain, job, open, permit};
+use super::{USER, chain, finish, job, open, permit};
 
 /// Calls, and the errors they may end with when the filter works. Without it, as this user:
 /// most succeed, or fail otherwise (EFAULT, EINVAL, EBADF), since the arguments are nonsense.
@@ -61,6 +61,7 @@ pub(super) async fn system_calls_are_filtered(provider: SandboxProvider) {
         };
         assert!(blocked, "{name}: {result:?} in {execution:?}\n{text}");
     }
+    finish(sandbox).await;
 }
 
 /// What `system_calls_are_filtered` runs inside; as a test of its own it is nothing.
@@ -111,6 +112,7 @@ pub(super) async fn workspaces_keep_their_access(provider: SandboxProvider) {
             Err(error) => panic!("{}", chain(&error)),
         }
     }
+    finish(sandbox).await;
 }
 
 /// A directory that both the tool user and docker's nobody may write.
