@@ -4,10 +4,19 @@
 //! of its own unless `CLAWSEC_TEST_DOCKER` names a socket), `firejail::…` and `none::…` need root
 //! and the user `clawsec-sbx`, which is made if it is missing; `firejail::…` needs firejail.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::tests_outside_test_module,
+    reason = "the whole binary is tests; clippy exempts functions marked as such only"
+)]
+
 mod docker_daemon;
 mod lifetime;
+mod probe;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -37,12 +46,21 @@ macro_rules! provider {
                 cancel_kills, dropping_the_caller_kills, orphans_of_a_crash, queue_is_bounded,
                 registry_shows_only_ones_own, start_cost,
             }
+            provider! { @probe $provider, system_calls_are_filtered, workspaces_keep_their_access, }
         }
     };
     (@rows $provider:expr, $($name:ident,)*) => { $(
         #[tokio::test(flavor = "multi_thread")]
         async fn $name() {
-            super::$name(&super::open($provider).await).await;
+            let sandbox = super::open($provider).await;
+            super::$name(&sandbox).await;
+            super::finish(sandbox).await;
+        }
+    )* };
+    (@probe $provider:expr, $($name:ident,)*) => { $(
+        #[tokio::test(flavor = "multi_thread")]
+        async fn $name() {
+            super::probe::$name($provider).await;
         }
     )* };
     (@lifetime $provider:expr, $($name:ident,)*) => { $(
@@ -112,7 +130,7 @@ async fn arguments(sandbox: &Sandbox) {
     let mut argv = vec!["printf".to_owned(), "<%s>".to_owned()];
     argv.extend(hostile.iter().map(ToString::to_string));
     let execution = run(sandbox, job(JobCommand::Argv(argv))).await;
-    let expected: String = hostile.iter().map(|text| format!("<{text}>")).collect();
+    let expected = format!("<{}>", hostile.join("><"));
     assert_eq!(execution.stdout.text(), expected);
 }
 
@@ -175,7 +193,7 @@ async fn output_cap(sandbox: &Sandbox) {
     let mut flood = job(JobCommand::Shell(
         "echo first; yes | head -c 100000000; echo last".into(),
     ));
-    flood.timeout = Duration::from_secs(60);
+    flood.timeout = Duration::from_mins(1);
     let execution = run(sandbox, flood).await;
     assert_eq!(execution.exit_code, Some(0), "{:?}", execution.signal);
     let stdout = &execution.stdout;
@@ -412,7 +430,7 @@ fn permit_of(principal: &str) -> Permit {
 }
 
 async fn open(provider: SandboxProvider) -> Sandbox {
-    open_as(provider, &format!("test-{}", std::process::id()))
+    open_as(provider, &lifetime::unique("rule"))
         .await
         .unwrap_or_else(|error| {
             panic!(
@@ -420,6 +438,22 @@ async fn open(provider: SandboxProvider) -> Sandbox {
                 chain(&error)
             )
         })
+}
+
+/// Waits until nothing is left of it, and removes the folders that bear its name.
+async fn finish(sandbox: Sandbox) {
+    let instance = sandbox.instance().to_owned();
+    assert!(sandbox.close(Duration::from_secs(20)).await, "close");
+    assert_eq!(lifetime::remains(sandbox.provider(), &instance).await, "");
+    for hierarchy in ["memory", "pids", "cpu", ""] {
+        let path = Path::new("/sys/fs/cgroup")
+            .join(hierarchy)
+            .join("clawsec")
+            .join(&instance);
+        // Not every host has every hierarchy.
+        std::fs::remove_dir(path).ok();
+    }
+    std::fs::remove_dir(Path::new("/run/clawsec/sandbox").join(&instance)).ok();
 }
 
 async fn open_as(provider: SandboxProvider, instance: &str) -> Result<Sandbox, SandboxError> {
@@ -441,7 +475,7 @@ fn config(provider: SandboxProvider) -> SandboxConfig {
         memory_bytes: 64 << 20,
         cpu_millis: 1000,
         pids: 32,
-        timeout: Duration::from_secs(60),
+        timeout: Duration::from_mins(1),
         output_bytes: 64 * 1024,
         concurrency: 4,
         user: USER.into(),

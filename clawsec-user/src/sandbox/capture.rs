@@ -4,7 +4,6 @@
 //! after the cap so that a tool never blocks on a full pipe.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -37,11 +36,14 @@ impl Captured {
         if !self.truncated {
             return String::from_utf8_lossy(&self.bytes()).into_owned();
         }
-        let mut text = String::from_utf8_lossy(&self.head).into_owned();
-        // Writing to a String cannot fail.
-        let _ = write!(text, "\n[… {} bytes left out …]\n", self.omitted_bytes());
-        text.push_str(&String::from_utf8_lossy(&self.tail));
-        text
+        let (head, tail) = (
+            String::from_utf8_lossy(&self.head),
+            String::from_utf8_lossy(&self.tail),
+        );
+        format!(
+            "{head}\n[… {} bytes left out …]\n{tail}",
+            self.omitted_bytes()
+        )
     }
 }
 
@@ -148,7 +150,15 @@ mod tests {
     #[test]
     fn head_and_tail_are_kept_and_the_middle_is_counted() {
         // name, cap, chunks, head, tail, omitted
-        let rows: &[(&str, usize, &[&str], &str, &str, u64)] = &[
+        type Row = (
+            &'static str,
+            usize,
+            &'static [&'static str],
+            &'static str,
+            &'static str,
+            u64,
+        );
+        let rows: &[Row] = &[
             ("nothing", 4, &[], "", "", 0),
             ("fits the head", 4, &["ab"], "ab", "", 0),
             ("fits exactly", 4, &["abcd"], "ab", "cd", 0),

@@ -426,7 +426,7 @@ mod tests {
         let unified = |parent: &str| Choice::V2 {
             parent: parent.into(),
         };
-        let no_cpu: String = v1.lines().take(2).map(|line| format!("{line}\n")).collect();
+        let no_cpu: String = v1.split_inclusive('\n').take(2).collect();
         let rows = [
             (
                 "v1",

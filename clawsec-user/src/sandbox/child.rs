@@ -93,11 +93,11 @@ impl Containment {
         set_thread_res_uid(uid, uid, uid)?;
         umask(rustix::fs::Mode::from_raw_mode(0o077));
         // After the drop, so that it is the tool user who must be able to enter it.
-        chdir(self.workdir.as_c_str()).map_err(|_| rustix::io::Errno::NOTDIR)?;
+        chdir(self.workdir.as_c_str()).map_err(|_any| rustix::io::Errno::NOTDIR)?;
         if let Rights::Locked { filters } = &self.rights {
             // Sets NoNewPrivs as well. Its error would allocate on the way up; the number says it.
             for filter in filters {
-                seccompiler::apply_filter(filter).map_err(|_| rustix::io::Errno::PERM)?;
+                seccompiler::apply_filter(filter).map_err(|_any| rustix::io::Errno::PERM)?;
             }
         }
         Ok(())

@@ -177,6 +177,11 @@ impl Sandbox {
         }
     }
 
+    /// The name of this daemon among those of the host.
+    pub fn instance(&self) -> &str {
+        &self.inner.instance
+    }
+
     /// Asks the provider whether it still works.
     pub async fn health(&self) -> Result<Health, SandboxError> {
         let inner = &self.inner;
@@ -204,7 +209,8 @@ impl Sandbox {
     }
 
     /// Refuses new executions, cancels the running and waits until all are removed; false if
-    /// `deadline` passed first.
+    /// `deadline` passed first. Without it, a runtime that ends leaves the last containers to the
+    /// next start's `remove_orphans`.
     pub async fn close(&self, deadline: Duration) -> bool {
         self.inner.closing.cancel();
         self.inner.tasks.close();
@@ -231,7 +237,7 @@ impl Inner {
         })?;
         tokio::select! {
             slot = Arc::clone(&self.slots).acquire_owned() => {
-                slot.map_err(|_| SandboxError::Closed)
+                slot.map_err(|_closed| SandboxError::Closed)
             }
             () = cancel.cancelled() => Err(SandboxError::Cancelled),
             () = self.closing.cancelled() => Err(SandboxError::Closed),
@@ -424,4 +430,4 @@ impl Drop for Live {
 
 /// Executions that may wait for a slot; the next is refused.
 const QUEUE: usize = 256;
-const QUEUE_WAIT: Duration = Duration::from_secs(60);
+const QUEUE_WAIT: Duration = Duration::from_mins(1);

@@ -41,7 +41,7 @@ pub(super) async fn connect(socket: &Path) -> Result<Docker, SandboxError> {
         ANSWER.as_secs(),
         bollard::API_DEFAULT_VERSION,
     )
-    .and_then(|client| Ok(client.with_timeout(ANSWER)))
+    .map(|client| client.with_timeout(ANSWER))
     .map_err(SandboxError::docker("connect to its socket"))?;
     let client = client
         .negotiate_version()
@@ -197,7 +197,7 @@ impl DockerProvider {
         }
         timeout(STOPPED, exit)
             .await
-            .map_err(|_| SandboxError::DockerTimeout {
+            .map_err(|_elapsed| SandboxError::DockerTimeout {
                 operation: "end a container",
                 deadline: STOPPED,
             })??;
@@ -241,9 +241,9 @@ impl DockerProvider {
             .v(true)
             .build();
         match self.client.remove_container(name, Some(options)).await {
-            Ok(()) => Ok(()),
             // 404: gone. 409: somebody else is removing it.
-            Err(DockerError::DockerResponseServerError {
+            Ok(())
+            | Err(DockerError::DockerResponseServerError {
                 status_code: 404 | 409,
                 ..
             }) => Ok(()),

@@ -13,7 +13,7 @@ use super::bare::workdir_in;
 use super::capture::Output;
 use super::child::Rights;
 use super::host_process::{Ended, FSIZE_BYTES, Host, Launch, NOFILE};
-use super::job::MountAccess;
+use super::job::{Mount, MountAccess};
 use super::owner::Owner;
 use super::scratch::{self, Scratches};
 use super::{Job, SandboxError, seccomp};
@@ -62,7 +62,7 @@ impl Firejail {
         output: &Output,
     ) -> Result<Ended, SandboxError> {
         let workspace = job.workspace.as_ref();
-        let mount = workspace.map(|mount| mount.resolve()).transpose()?;
+        let mount = workspace.map(Mount::resolve).transpose()?;
         let private = self.scratches.make(owner, &job.id, &self.host.user)?;
         let home = mount.unwrap_or_else(|| private.clone());
         let read_only = workspace.is_some_and(|mount| mount.access == MountAccess::ReadOnly);
@@ -156,7 +156,7 @@ async fn version(program: &Path) -> Result<String, SandboxError> {
         .output();
     let answer = tokio::time::timeout(QUERY, query)
         .await
-        .map_err(|_| SandboxError::Firejail(format!("it did not answer within {QUERY:?}")))?
+        .map_err(|_elapsed| SandboxError::Firejail(format!("it did not answer within {QUERY:?}")))?
         .map_err(|source| SandboxError::Spawn {
             program: program.to_string_lossy().into_owned(),
             source,

@@ -159,20 +159,18 @@ async fn supervise(
             None
         }
     };
-    let status = match waited {
-        Some(status) => status,
-        None => {
-            if let Some(group) = group {
-                // It may have ended this moment.
-                kill_process_group(group, Signal::TERM).ok();
-            }
-            match timeout(GRACE, child.wait()).await {
-                Ok(status) => status,
-                Err(_) => {
-                    leaf.kill().await;
-                    child.wait().await
-                }
-            }
+    let status = if let Some(status) = waited {
+        status
+    } else {
+        if let Some(group) = group {
+            // It may have ended this moment.
+            kill_process_group(group, Signal::TERM).ok();
+        }
+        if let Ok(status) = timeout(GRACE, child.wait()).await {
+            status
+        } else {
+            leaf.kill().await;
+            child.wait().await
         }
     };
     // What the tool left in the background goes with it, as it would in a container.

@@ -60,7 +60,8 @@ mod tests {
     #[test]
     fn the_dead_are_told_from_the_living() {
         let own = Owner::current().unwrap();
-        let (parsed, rest) = Owner::parse(&format!("{}-job-7", own.text())).unwrap();
+        let text = format!("{}-job-7", own.text());
+        let (parsed, rest) = Owner::parse(&text).unwrap();
         assert_eq!((&parsed, rest), (&own, "job-7"));
         let rows = [
             ("this process", own.clone(), true),

@@ -233,7 +233,7 @@ const RUNNING: usize = 64;
 /// Finished and kept, of one principal and of all.
 const FINISHED_EACH: usize = 32;
 const FINISHED: usize = 128;
-const KEEP: Duration = Duration::from_secs(30 * 60);
+const KEEP: Duration = Duration::from_mins(30);
 
 #[cfg(test)]
 mod tests {
@@ -286,14 +286,16 @@ mod tests {
 
     #[test]
     fn finished_entries_are_kept_for_a_while_and_within_bounds() {
-        let now = Instant::now() + KEEP * 2;
+        let base = Instant::now();
+        let now = base + KEEP * 2;
         let mut slots = HashMap::from([
-            ("old".to_owned(), slot("phone", Some(now - KEEP))),
+            ("old".to_owned(), slot("phone", Some(base + KEEP))),
             ("fresh".to_owned(), slot("phone", Some(now))),
             ("running".to_owned(), slot("phone", None)),
         ]);
         for index in 0..FINISHED_EACH {
-            let at = now - Duration::from_secs(60 + index as u64);
+            // Later for a lower index, all before `now` and none old.
+            let at = base + KEEP + Duration::from_secs(1000 - index as u64);
             slots.insert(format!("f{index:02}"), slot("phone", Some(at)));
         }
         forget(&mut slots, now);

@@ -38,6 +38,7 @@ pub(super) fn docker(socket: &Path, arguments: &[&str]) -> String {
 
 /// Starts a daemon that touches no host network: no bridge, no packet filter rules.
 async fn start() -> PathBuf {
+    remove_stale();
     let dir = PathBuf::from(format!("/tmp/clawsec-test-docker-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     let socket = dir.join("docker.sock");
@@ -65,11 +66,25 @@ async fn start() -> PathBuf {
             .unwrap();
         daemon.wait().unwrap();
     });
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while std::os::unix::net::UnixStream::connect(&socket).is_err() {
         let log = std::fs::read_to_string(dir.join("log")).unwrap_or_default();
         assert!(Instant::now() < deadline, "dockerd did not start:\n{log}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     socket
+}
+
+/// A daemon ends after the tests that started it, so only the next run can remove its files.
+fn remove_stale() {
+    for entry in std::fs::read_dir("/tmp").unwrap().flatten() {
+        let name = entry.file_name();
+        let pid = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("clawsec-test-docker-"));
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            // Something may still be mounted there; then the run after this one does it.
+            std::fs::remove_dir_all(entry.path()).ok();
+        }
+    }
 }
