@@ -2,6 +2,7 @@
 
 mod confinement;
 pub(crate) mod daemon;
+mod docker;
 mod input;
 mod lifecycle;
 mod reload;

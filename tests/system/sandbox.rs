@@ -11,7 +11,6 @@
     reason = "the whole binary is tests; clippy exempts functions marked as such only"
 )]
 
-mod docker_daemon;
 mod lifetime;
 mod probe;
 
@@ -21,6 +20,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::docker;
 use clawsec_user::config::{SandboxConfig, SandboxNetwork, SandboxProvider};
 use clawsec_user::policy::{
     AddressPolicy, Credentials, KeyDigest, People, Permit, Policy, PrincipalSpec, Request,
@@ -435,7 +435,7 @@ async fn open(provider: SandboxProvider) -> Sandbox {
         .unwrap_or_else(|error| {
             panic!(
                 "this test needs the {provider:?} provider: {}",
-                chain(&error)
+                docker::chain(&error)
             )
         })
 }
@@ -459,7 +459,7 @@ async fn finish(sandbox: Sandbox) {
 async fn open_as(provider: SandboxProvider, instance: &str) -> Result<Sandbox, SandboxError> {
     let mut config = config(provider);
     if provider == SandboxProvider::Docker {
-        config.docker_socket = docker_daemon::with_image(config.image.as_deref().unwrap()).await;
+        config.docker_socket = docker::socket_with_image().await;
     } else {
         make_user();
     }
@@ -470,7 +470,7 @@ fn config(provider: SandboxProvider) -> SandboxConfig {
     SandboxConfig {
         enabled: true,
         provider,
-        image: Some("clawsec-test/sandbox".into()),
+        image: Some(docker::IMAGE.into()),
         network: SandboxNetwork::None,
         memory_bytes: 64 << 20,
         cpu_millis: 1000,
@@ -518,14 +518,4 @@ fn resident_kib() -> u64 {
         .trim_end_matches(" kB")
         .parse()
         .unwrap()
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

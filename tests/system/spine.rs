@@ -9,13 +9,16 @@ use serde_json::{Value, json};
 use xtask::lab::{self, Host};
 
 use super::daemon::{Daemon, in_namespace};
-use super::docker::Docker;
+use super::docker;
 
 #[test]
 fn each_decision_is_enforced_and_recorded() {
-    let docker = Docker::start();
+    let runtime = tokio::runtime::Runtime::new().expect("start a runtime");
+    let socket = runtime.block_on(docker::socket_with_image());
     let daemon = Daemon::start("spine", |config| {
-        config["security"]["sandbox"] = docker.sandbox_config();
+        config["security"]["sandbox"] = json!({
+            "enabled": true, "provider": "docker", "image": docker::IMAGE, "dockerSocket": socket,
+        });
     });
 
     let answered = daemon.get(Host::Inside, "/");

@@ -10,7 +10,8 @@ use clawsec_user::sandbox::{
     CancellationToken, EntryState, JobCommand, Registry, RegistryError, SandboxError,
 };
 
-use super::{config, docker_daemon, finish, job, open, open_as, permit, permit_of};
+use super::super::docker;
+use super::{config, finish, job, open, open_as, permit, permit_of};
 
 pub(super) async fn cancel_kills(provider: SandboxProvider) {
     let instance = unique("cancel");
@@ -81,7 +82,7 @@ pub(super) async fn orphans_of_a_crash(provider: SandboxProvider) {
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     if provider == SandboxProvider::Docker {
-        let socket = docker_daemon::with_image(config(provider).image.as_deref().unwrap()).await;
+        let socket = docker::socket_with_image().await;
         command.env("CLAWSEC_TEST_DOCKER", socket);
     }
     let mut daemon = command.spawn().unwrap();
@@ -252,10 +253,10 @@ pub(super) async fn start_cost(provider: SandboxProvider) {
 /// Names of what is left of an instance, one a line: containers, or cgroups.
 pub(super) async fn remains(provider: SandboxProvider, instance: &str) -> String {
     if provider == SandboxProvider::Docker {
-        let socket = docker_daemon::with_image(config(provider).image.as_deref().unwrap()).await;
+        let socket = docker::socket_with_image().await;
         let label = format!("label=clawsec.instance={instance}");
         let arguments = ["ps", "-a", "--filter", &label, "--format", "{{.Names}}"];
-        return docker_daemon::docker(&socket, &arguments);
+        return docker::docker(&socket, &arguments);
     }
     let v1 = Path::new("/sys/fs/cgroup/pids");
     let root = if v1.exists() {

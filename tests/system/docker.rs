@@ -9,23 +9,26 @@ use tokio::sync::OnceCell;
 
 static SOCKET: OnceCell<PathBuf> = OnceCell::const_new();
 
-/// The socket of a daemon that has `image`.
-pub(super) async fn with_image(image: &str) -> PathBuf {
+/// The image that the tests run tools in.
+pub(crate) const IMAGE: &str = "clawsec-test/sandbox";
+
+/// The socket of a daemon that has the tests' image.
+pub(crate) async fn socket_with_image() -> PathBuf {
     let start = || async {
         let socket = match std::env::var_os("CLAWSEC_TEST_DOCKER") {
             Some(socket) => PathBuf::from(socket),
             None => start().await,
         };
-        build_image(&socket, image)
+        build_image(&socket, IMAGE)
             .await
-            .unwrap_or_else(|error| panic!("build the test image: {}", super::chain(&error)));
+            .unwrap_or_else(|error| panic!("build the test image: {}", chain(&error)));
         socket
     };
     SOCKET.get_or_init(start).await.clone()
 }
 
 /// Runs `docker` against the tests' daemon and returns what it prints.
-pub(super) fn docker(socket: &Path, arguments: &[&str]) -> String {
+pub(crate) fn docker(socket: &Path, arguments: &[&str]) -> String {
     let output = Command::new("docker")
         .arg("--host")
         .arg(format!("unix://{}", socket.display()))
@@ -87,4 +90,15 @@ fn remove_stale() {
             std::fs::remove_dir_all(entry.path()).ok();
         }
     }
+}
+
+/// An error and its causes on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }
