@@ -1,1 +1,39 @@
-//! Placeholder.
+//! Records: what happened, as lines that cannot be changed without a trace.
+//!
+//! Events come in through `AuditHandle`, repeats are summed (`aggregate`), the kernel's drops are
+//! made exact (`ledger`), and one task writes chained lines (`writer`, `sink`). The readers
+//! (`read`, `verify`, `stats`, `tail`) need only the files. Nothing here decides anything, and
+//! nothing here knows about BPF, sockets or policy.
+
+mod aggregate;
+mod chain;
+mod entry;
+mod head;
+mod ledger;
+mod queue;
+mod read;
+mod record;
+mod recover;
+mod sink;
+mod stamp;
+mod stats;
+mod sums;
+mod tail;
+mod text;
+mod verify;
+mod writer;
+
+pub use aggregate::Aggregator;
+pub use chain::{Chain, Digest};
+pub use entry::{Entry, Span};
+pub use head::{Head, head_path};
+pub use ledger::{Attribution, CheckpointCause, Ledger, LedgerLimits, Maps};
+pub use read::{Line, LogReader, ReadError, parts};
+pub use record::{MAX_LINE_BYTES, Record, Source};
+pub use stamp::Stamp;
+pub use stats::{Bucket, Ranked, Stats, StatsBuilder};
+pub use sums::{Recovered, SumMismatch, Sums};
+pub use tail::{Follower, last_lines};
+pub use text::neutralise;
+pub use verify::{HeadCheck, Problem, ProblemKind, Report, verify};
+pub use writer::{AuditError, AuditHandle, AuditHealth, AuditTask, Recorded, open};

@@ -1,0 +1,426 @@
+//! The files: lines appended, rotated and made durable. Blocking; runs on its own thread.
+//!
+//! Invariant: number, hash and sums move on only with bytes that are in the file. A write that
+//! fails half-way is cut back before the next, so the file holds whole records only.
+
+use std::collections::VecDeque;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::chain::{Chain, Digest};
+use super::entry::{CHAIN, Entry, REOPEN, ROTATE};
+use super::head::{Head, sync_folder, with_suffix};
+use super::read::rotated;
+use super::record::Record;
+use super::recover::recover;
+use super::sums::{Recovered, Sums};
+use super::writer::AuditError;
+use crate::config::{AuditConfig, Fsync};
+use crate::event::{EventKind, Outcome};
+
+/// The one writer of a log.
+#[derive(Debug)]
+pub(super) struct Sink {
+    path: PathBuf,
+    file: File,
+    /// Bytes of whole records in the file.
+    offset: u64,
+    records_in_file: u64,
+    state: State,
+    chain: Chain,
+    fsync: Fsync,
+    rotate_bytes: u64,
+    rotate_keep: u32,
+    /// After a rotation that failed: no further attempt before the file is this long.
+    rotate_after: u64,
+    /// The log's own records, written before anything else.
+    notices: VecDeque<Entry>,
+    buffer: Vec<u8>,
+    /// Bytes of a failed write may lie beyond `offset`.
+    torn: bool,
+    /// Another's half line ends the file: a newline goes before our first byte.
+    needs_newline: bool,
+    /// Held for as long as this lives; closing releases it.
+    _lock: File,
+}
+
+#[derive(Debug, Clone)]
+struct State {
+    seq: u64,
+    hash: Digest,
+    sums: Sums,
+}
+
+impl Sink {
+    pub(super) fn open(config: &AuditConfig) -> Result<Self, AuditError> {
+        let path = config.path.clone();
+        if let Some(folder) = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+        {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(folder)
+                .map_err(|source| AuditError::Folder {
+                    path: folder.to_owned(),
+                    source,
+                })?;
+        }
+        let lock = lock(&path)?;
+        let chain = Chain::new(config.chain_key.as_ref());
+        let recovery = recover(&path, &chain).map_err(|source| AuditError::Recover {
+            path: path.clone(),
+            source,
+        })?;
+        let file = open_log(&path)?;
+        let length = length_of(&file, &path)?;
+        if length > recovery.whole_bytes {
+            file.set_len(recovery.whole_bytes)
+                .map_err(|source| AuditError::Write {
+                    path: path.clone(),
+                    source,
+                })?;
+        }
+        Ok(Self {
+            path,
+            file,
+            offset: recovery.whole_bytes,
+            records_in_file: recovery.records_in_file,
+            state: State {
+                seq: recovery.seq,
+                hash: recovery.hash,
+                sums: recovery.sums,
+            },
+            chain,
+            fsync: config.fsync,
+            rotate_bytes: config.rotate_bytes,
+            rotate_keep: config.rotate_keep,
+            rotate_after: 0,
+            notices: recovery.notices.into(),
+            buffer: Vec::new(),
+            torn: false,
+            needs_newline: false,
+            _lock: lock,
+        })
+    }
+
+    pub(super) fn seq(&self) -> u64 {
+        self.state.seq
+    }
+
+    pub(super) fn has_notices(&self) -> bool {
+        !self.notices.is_empty()
+    }
+
+    pub(super) fn recovered(&self) -> Recovered {
+        self.state.sums.clone().into_recovered()
+    }
+
+    /// Writes from the front of `entries`; what is written is taken out.
+    ///
+    /// # Errors
+    /// What is still in `entries` was not written, and can be given again.
+    pub(super) fn write(&mut self, entries: &mut VecDeque<Entry>) -> Result<(), AuditError> {
+        loop {
+            self.inspect()?;
+            if self.notices.is_empty() && entries.is_empty() {
+                return Ok(());
+            }
+            let mut state = self.state.clone();
+            let (mut noticed, mut taken, mut full) = (0, 0, false);
+            self.buffer.clear();
+            if self.needs_newline {
+                self.buffer.push(b'\n');
+            }
+            while self.buffer.len() < WRITE_BYTES {
+                let notice = self
+                    .notices
+                    .get(noticed)
+                    .cloned()
+                    .map(|notice| state.tell(notice));
+                let Some(entry) = notice.as_ref().or_else(|| entries.get(taken)) else {
+                    break;
+                };
+                let start = self.buffer.len();
+                let mut record = Record::new(entry, state.seq + 1, state.hash);
+                record.encode(&self.chain, &mut self.buffer);
+                let end = self.offset + self.buffer.len() as u64;
+                let in_file = self.records_in_file + (noticed + taken) as u64;
+                // A file holds at least its own first record and one more, however small the
+                // limit, or rotation would never end.
+                if end > self.rotate_bytes && in_file > 1 && end > self.rotate_after {
+                    self.buffer.truncate(start);
+                    full = true;
+                    break;
+                }
+                state.follow(&record);
+                if notice.is_some() {
+                    noticed += 1;
+                } else {
+                    taken += 1;
+                }
+            }
+            self.append()?;
+            self.state = state;
+            self.records_in_file += (noticed + taken) as u64;
+            self.notices.drain(..noticed);
+            entries.drain(..taken);
+            if full && let Err(error) = self.rotate() {
+                // Better a long file than none.
+                tracing::error!(error = &error as &dyn std::error::Error, "rotation failed");
+                self.rotate_after = self.offset + (self.rotate_bytes / 8).max(65_536);
+            }
+        }
+    }
+
+    /// Makes everything written so far durable, and moves the head there.
+    pub(super) fn sync(&mut self) -> Result<(), AuditError> {
+        let durable = self.fsync != Fsync::Never;
+        if durable {
+            self.file.sync_data().map_err(|source| AuditError::Sync {
+                path: self.path.clone(),
+                source,
+            })?;
+        }
+        let name = self.path.file_name().unwrap_or_default();
+        let head = Head {
+            v: 1,
+            seq: self.state.seq,
+            hash: self.state.hash,
+            file: name.to_string_lossy().into_owned(),
+            offset: self.offset,
+            chain: self.chain.name().to_owned(),
+            epoch: self.state.sums.epoch(),
+            totals: self.state.sums.recorded().clone(),
+            seal: Digest::ZERO,
+        };
+        head.sealed(&self.chain)
+            .replace(&self.path, durable)
+            .map_err(|source| AuditError::Head {
+                path: self.path.clone(),
+                source,
+            })
+    }
+
+    /// Sees whether the file is still the one at the path, and still as long as it was left.
+    pub(super) fn inspect(&mut self) -> Result<(), AuditError> {
+        let fail = |source| AuditError::Write {
+            path: self.path.clone(),
+            source,
+        };
+        if self.torn {
+            self.file.set_len(self.offset).map_err(fail)?;
+            self.torn = false;
+        }
+        let ours = self.file.metadata().map_err(fail)?;
+        let there = match fs::symlink_metadata(&self.path) {
+            Ok(there) => Some((there.dev(), there.ino())),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(source) => return Err(fail(source)),
+        };
+        if there != Some((ours.dev(), ours.ino())) {
+            return self.reopen(there.is_some());
+        }
+        if ours.len() != self.offset {
+            let (reason, what) = match ours.len() < self.offset {
+                true => ("file_cut", "shorter"),
+                false => ("file_grown", "longer"),
+            };
+            let detail = format!(
+                "the file is {what} than left: {}, not {}",
+                ours.len(),
+                self.offset
+            );
+            self.notices
+                .push_back(Entry::system(CHAIN, Outcome::Error, reason).detailed(detail));
+            self.offset = ours.len();
+            self.needs_newline = !ends_in_newline(&self.file, ours.len()).map_err(fail)?;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self) -> Result<(), AuditError> {
+        if let Err(source) = self.file.write_all(&self.buffer) {
+            self.torn = self.file.set_len(self.offset).is_err();
+            return Err(AuditError::Write {
+                path: self.path.clone(),
+                source,
+            });
+        }
+        self.offset += self.buffer.len() as u64;
+        self.needs_newline = false;
+        Ok(())
+    }
+
+    /// Someone moved or removed the file, as logrotate does.
+    fn reopen(&mut self, replaced: bool) -> Result<(), AuditError> {
+        let file = open_log(&self.path)?;
+        let length = length_of(&file, &self.path)?;
+        // The old file may be gone from the folder, yet its last records must reach the disk.
+        if self.fsync != Fsync::Never
+            && let Err(error) = self.file.sync_data()
+        {
+            tracing::warn!(%error, "the replaced audit file did not sync");
+        }
+        self.needs_newline =
+            !ends_in_newline(&file, length).map_err(|source| AuditError::Write {
+                path: self.path.clone(),
+                source,
+            })?;
+        self.file = file;
+        self.offset = length;
+        self.records_in_file = u64::from(length > 0);
+        self.rotate_after = 0;
+        let (reason, detail) = match replaced {
+            true => ("file_replaced", "another file stands at the log's path"),
+            false => ("file_moved", "the file was moved or removed"),
+        };
+        self.notices
+            .push_front(Entry::system(REOPEN, Outcome::Allow, reason).detailed(detail.to_owned()));
+        Ok(())
+    }
+
+    /// `path` becomes `path.1`, and so on; the new file is there before the old one moves.
+    fn rotate(&mut self) -> Result<(), AuditError> {
+        let fail = |source| AuditError::Rotate {
+            path: self.path.clone(),
+            source,
+        };
+        if self.fsync != Fsync::Never {
+            self.file.sync_data().map_err(fail)?;
+        }
+        let part = |number: u32| with_suffix(&self.path, &format!(".{number}"));
+        let fresh = with_suffix(&self.path, ".new");
+        ignore_missing(fs::remove_file(&fresh)).map_err(fail)?;
+        let file = options().create_new(true).open(&fresh).map_err(fail)?;
+        for number in rotated(&self.path).map_err(fail)? {
+            if number >= self.rotate_keep {
+                ignore_missing(fs::remove_file(part(number))).map_err(fail)?;
+            }
+        }
+        for number in (1..self.rotate_keep).rev() {
+            ignore_missing(fs::rename(part(number), part(number + 1))).map_err(fail)?;
+        }
+        if self.rotate_keep > 0 {
+            fs::rename(&self.path, part(1)).map_err(fail)?;
+        }
+        fs::rename(&fresh, &self.path).map_err(fail)?;
+        if self.fsync != Fsync::Never {
+            sync_folder(&self.path).map_err(fail)?;
+        }
+        let detail = format!("after {} bytes", self.offset);
+        self.file = file;
+        self.offset = 0;
+        self.records_in_file = 0;
+        self.rotate_after = 0;
+        self.notices
+            .push_front(Entry::system(ROTATE, Outcome::Allow, "size").detailed(detail));
+        Ok(())
+    }
+}
+
+impl State {
+    /// The log's own records that begin a stretch repeat the sums up to there.
+    fn tell(&self, mut notice: Entry) -> Entry {
+        let action = notice.event.action.as_ref();
+        if notice.event.kind == EventKind::System && [ROTATE, REOPEN, CHAIN].contains(&action) {
+            notice.totals = Some(self.sums.recorded().clone());
+            notice.epoch = Some(self.sums.epoch());
+        }
+        notice
+    }
+
+    fn follow(&mut self, record: &Record) {
+        self.seq = record.seq;
+        self.hash = record.hash;
+        if let Err(mismatch) = self.sums.observe(record.fact()) {
+            tracing::error!(
+                ?mismatch,
+                seq = record.seq,
+                "audit totals are not the sums written"
+            );
+        }
+    }
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .append(true)
+        .mode(0o600)
+        // O_NONBLOCK: a FIFO put there must not hang the daemon; regular files ignore it.
+        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK);
+    options
+}
+
+fn open_log(path: &Path) -> Result<File, AuditError> {
+    let fail = |source| AuditError::Open {
+        path: path.to_owned(),
+        source,
+    };
+    let file = options().create(true).open(path).map_err(fail)?;
+    let meta = file.metadata().map_err(fail)?;
+    if !meta.is_file() {
+        return Err(AuditError::NotAFile {
+            path: path.to_owned(),
+        });
+    }
+    if meta.permissions().mode() & 0o077 != 0 {
+        file.set_permissions(fs::Permissions::from_mode(0o600))
+            .map_err(fail)?;
+    }
+    Ok(file)
+}
+
+fn lock(log: &Path) -> Result<File, AuditError> {
+    let path = with_suffix(log, ".lock");
+    let file = match options().create(true).open(&path) {
+        Ok(file) => file,
+        Err(source) => return Err(AuditError::Lock { path, source }),
+    };
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(AuditError::Locked {
+            path: log.to_owned(),
+        }),
+        Err(errno) => Err(AuditError::Lock {
+            path,
+            source: errno.into(),
+        }),
+    }
+}
+
+fn length_of(file: &File, path: &Path) -> Result<u64, AuditError> {
+    match file.metadata() {
+        Ok(meta) => Ok(meta.len()),
+        Err(source) => Err(AuditError::Open {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+fn ends_in_newline(file: &File, length: u64) -> io::Result<bool> {
+    let Some(last) = length.checked_sub(1) else {
+        return Ok(true);
+    };
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, last)?;
+    Ok(byte[0] == b'\n')
+}
+
+fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// One write is at most about this long.
+const WRITE_BYTES: usize = 1 << 20;
