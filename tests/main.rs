@@ -1,1 +1,3 @@
+//! clawsec's tests in four tiers: pure, kernel, system, peer.
 
+mod pure;
