@@ -159,7 +159,10 @@ fn rate_limit(section: &mut Section<'_, '_>) -> Rate {
             .warn("no limit on requests or connections");
     }
     let requests = section.at("requests").small(COUNT).unwrap_or(60);
-    let window_ms = section.at("window").integer(WINDOW_MS).unwrap_or(60_000);
+    let window_ms = section
+        .at("window")
+        .millis_number(WINDOW_MS)
+        .unwrap_or(60_000);
     // A client opens a connection for its page and one for its socket; 60 requests need 120.
     let connections = section
         .at("connections")
@@ -176,7 +179,7 @@ fn rate_limit(section: &mut Section<'_, '_>) -> Rate {
             .at("for")
             .required("milliseconds")
             .millis(1_000..=2_592_000_000)
-            .unwrap_or(Duration::from_secs(60)),
+            .unwrap_or(Duration::from_mins(1)),
     });
     Rate {
         limit: RequestLimit {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::check::{self, Provider};
+use super::check::{self, Checked, Provider};
 use super::model::Config;
 use super::problem::ConfigError;
 use super::reader::Section;
@@ -33,15 +33,9 @@ pub(super) fn compile_with(
     path: &Path,
     sources: &dyn Sources,
 ) -> Result<Compiled, ConfigError> {
-    let mut report = Report::new(sources.home());
-    let checked = tree::parse(text, &mut report).map(|mut root| {
-        foreign::prune(&mut root, &mut report);
-        substitute_all(&mut root, sources, &mut report);
-        let mut section = Section::root(&root, &mut report);
-        let checked = check::document(&mut section);
-        section.finish();
-        (root, checked)
-    });
+    // Editors of another system begin a file with a byte order mark; the parser does not know it.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let (mut report, checked) = pass(text, sources);
     report.finish(text, path)?;
     let Some((root, checked)) = checked else {
         // A parse without a tree has reported why, so `finish` has returned already.
@@ -63,6 +57,26 @@ pub(super) fn compile_with(
         config,
         literal_secrets: report.literal_secrets,
     })
+}
+
+/// Reads a text once, and gathers what it finds.
+fn pass(text: &str, sources: &dyn Sources) -> (Report, Option<(Node, Checked)>) {
+    let mut report = Report::new(sources.home());
+    let checked = tree::parse(text, &mut report).map(|mut root| {
+        foreign::prune(&mut root, &mut report);
+        substitute_all(&mut root, sources, &mut report);
+        let mut section = Section::root(&root, &mut report);
+        let checked = check::document(&mut section);
+        section.finish();
+        (root, checked)
+    });
+    (report, checked)
+}
+
+/// Every key that reading this text asks for.
+#[cfg(test)]
+pub(super) fn known_keys(text: &str, sources: &dyn Sources) -> std::collections::BTreeSet<String> {
+    pass(text, sources).0.asked().clone()
 }
 
 /// Substitutes in `secrets` first, since it says where `${secret:NAME}` is looked up elsewhere.

@@ -161,7 +161,6 @@ impl Report {
 /// Line and column of a byte offset, both from 1, the column in characters.
 fn position(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
-    let before = before.strip_prefix('\u{feff}').unwrap_or(before);
     let line_start = before.rfind(['\n', '\r']).map_or(0, |index| index + 1);
     let returns = before.matches('\r').count() - before.matches("\r\n").count();
     let line = before.matches('\n').count() + returns + 1;
@@ -200,7 +199,6 @@ mod tests {
             ("a\r\nb", 3, (2, 1)),
             ("a\rb", 2, (2, 1)),
             ("äöx", 4, (1, 3)),
-            ("\u{feff}ab", 4, (1, 2)),
         ];
         for (text, offset, expected) in rows {
             assert_eq!(position(text, offset), expected, "{text:?}");

@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn all_of_json5_is_read() {
-        let text = "\u{feff}// comment\n{ a: 'x', \"b\": [1, .5, 0x10, +3,], /* c */ d: null, }";
+        let text = "// comment\n{ a: 'x', \"b\": [1, .5, 0x10, +3,], /* c */ d: null, }";
         assert_eq!(problems(text), "");
     }
 

@@ -66,10 +66,13 @@ enum Kind {
 }
 
 fn token(field: Field<'_, '_>) -> Option<Placed> {
-    if field.is_text() {
-        return plain(field);
+    if field.is_object() {
+        field.object(detailed)?
+    } else if field.is_text() {
+        plain(field)
+    } else {
+        field.mistyped("a token as a text, or an object")
     }
-    field.object(detailed)?
 }
 
 /// A key on its own, as the seed writes it: it may do everything, since the gateway's own command

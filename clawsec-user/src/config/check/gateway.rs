@@ -107,7 +107,7 @@ fn tls(section: &mut Section<'_, '_>) -> Option<TlsConfig> {
 }
 
 fn listen(field: Field<'_, '_>) -> Option<SocketAddr> {
-    if field.is_text() {
+    if !field.is_object() {
         return address(field);
     }
     field.object(|entry| {

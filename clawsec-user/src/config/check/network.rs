@@ -172,14 +172,13 @@ fn rule(field: Field<'_, '_>) -> Option<Entry> {
             .at("action")
             .choice(&[("allow", false), ("deny", true)]);
         let rate = rule.at("rateLimit").object(|rate| {
-            let requests = rate
-                .at("requests")
-                .required("a whole number")
-                .small(COUNT)?;
+            let requests = rate.at("requests").required("a whole number").small(COUNT);
+            let window_ms = rate.at("window").millis_number(WINDOW_MS).unwrap_or(60_000);
+            let requests = requests?;
             Some(RateClass {
                 burst: requests,
                 per_window: requests,
-                window_ms: rate.at("window").integer(WINDOW_MS).unwrap_or(60_000),
+                window_ms,
             })
         });
         let action = match (deny, rate.flatten()) {

@@ -1,0 +1,234 @@
+//! One mistake a row, and the sentence it is answered with.
+
+use super::{only_problem, read, secured};
+
+#[test]
+fn what_one_section_gets_wrong_is_said_once() {
+    // `security` besides `auth`; other sections; the problem.
+    let rows = [
+        (
+            "network: { allowedIPs: [] }",
+            "",
+            "security.network.allowedIPs: an empty list: nobody could connect; name the addresses, or leave the key out",
+        ),
+        (
+            r#"network: { allowedIPs: ["192.168.1.5/24"] }"#,
+            "",
+            "security.network.allowedIPs[0]: found \"192.168.1.5/24\", expected an address or a prefix such as \"192.168.1.0/24\", with no bits after its length; did you mean \"192.168.1.0/24\" or \"192.168.1.5\"?",
+        ),
+        (
+            r#"network: { allowedIPs: ["10.0.0.0/8"], rules: [{ cidr: "11.0.0.0/8", rateLimit: { requests: 1 } }] }"#,
+            "",
+            "security.network.rules[0]: 11.0.0.0/8 is not in `allowedIPs`; write `action: \"allow\"` to admit it",
+        ),
+        (
+            r#"network: { rules: [{ cidr: "10.0.0.0/8", action: "deny" }, { cidr: "10.1.0.0/16", rateLimit: { requests: 1 } }] }"#,
+            "",
+            "security.network.rules[1]: 10.1.0.0/16 is not in `allowedIPs`; write `action: \"allow\"` to admit it",
+        ),
+        (
+            r#"network: { mode: "tcx" }"#,
+            "",
+            "security.network.mode: not available in this version of clawsec; leave it out",
+        ),
+        (
+            "network: { alowedIPs: [] }",
+            "",
+            "security.network.alowedIPs: unknown key; did you mean `allowedIPs`?",
+        ),
+        (
+            "allowedIPs: []",
+            "",
+            "security.allowedIPs: unknown key; did you mean `security.network.allowedIPs`?",
+        ),
+        (
+            "rateLimit: { requests: 0 }",
+            "",
+            "security.rateLimit.requests: found the number 0, expected a whole number from 1 to 1000000",
+        ),
+        (
+            "rateLimit: { packets: 9 }",
+            "",
+            "security.rateLimit.packets: not available in this version of clawsec; leave it out",
+        ),
+        (
+            r#"sandbox: { provider: "dokcer" }"#,
+            "",
+            "security.sandbox.provider: found \"dokcer\", expected one of \"docker\", \"firejail\", \"none\"; did you mean \"docker\"?",
+        ),
+        (
+            r#"sandbox: { network: "host" }"#,
+            "",
+            "security.sandbox.network: found \"host\", expected \"none\", or the name of a docker network made for the sandbox",
+        ),
+        (
+            r#"sandbox: { user: "root" }"#,
+            "",
+            "security.sandbox.user: found \"root\", expected the name of an ordinary user, not root or nobody",
+        ),
+        (
+            "users: { allowlist: [] }",
+            "",
+            "security.users.allowlist: unknown key; did you mean `allowList`?",
+        ),
+        (
+            "users: { allowList: [15551234567] }",
+            "",
+            "security.users.allowList[0]: found a number, expected a text that is not empty",
+        ),
+        (
+            r#"audit: { path: "audit.log" }"#,
+            "",
+            "security.audit.path: found \"audit.log\", expected an absolute path",
+        ),
+        (
+            "",
+            r#"gateway: { upstream: "ws://127.0.0.1:18789" }"#,
+            "gateway.upstream: found \"ws://127.0.0.1:18789\", expected an address such as \"http://127.0.0.1:18789\", with its port; did you mean \"http://127.0.0.1:18789\"?",
+        ),
+        (
+            "",
+            r#"gateway: { upstream: "http://localhost:8443" }"#,
+            "gateway.upstream: this is where clawsec itself listens",
+        ),
+        (
+            "",
+            r#"gateway: { listen: [":8443"] }"#,
+            "gateway.listen[0]: found \":8443\", expected an address with its port, such as \"0.0.0.0:8443\" or \"[::]:8443\"; did you mean \"[::]:8443\"?",
+        ),
+        (
+            "",
+            r#"gateway: { listen: "[::]:8443" }"#,
+            "gateway.listen: found a text, expected a list",
+        ),
+        (
+            "",
+            r#"gateway: { tls: { enabled: true, cert: "/c" } }"#,
+            "gateway.tls.key: missing; expected the private key's PEM file",
+        ),
+        (
+            "",
+            r#"gateway: { tls: { cert: "/c", certPath: "/c", key: "/k" } }"#,
+            "gateway.tls.certPath: the same key as `cert`, which stands here too",
+        ),
+        (
+            "",
+            r#"gateway: { origins: ["https://a.example/x"] }"#,
+            "gateway.origins[0]: found \"https://a.example/x\", expected an origin such as \"https://assistant.example.org\"; did you mean \"https://a.example\"?",
+        ),
+        (
+            "",
+            r#"gateway: { hosts: ["https://a.example:8443"] }"#,
+            "gateway.hosts[0]: found \"https://a.example:8443\", expected a host name or address without a port; did you mean \"a.example\"?",
+        ),
+        (
+            "",
+            r#"tools: { profile: "none" }"#,
+            "tools.profile: found \"none\", expected one of \"minimal\", \"coding\", \"messaging\", \"full\"",
+        ),
+        (
+            "",
+            r#"secrets: { provider: "file" }"#,
+            "secrets.dir: missing; expected the folder of the secrets' files",
+        ),
+        (
+            "",
+            r#"agents: { list: [{ id: "w", tokens: ["aa"] }] }"#,
+            "agents.list[0].tokens[0]: found \"aa\", expected the id of a token",
+        ),
+        (
+            "",
+            r#"agents: { list: [{ id: "w" }, { id: "W" }] }"#,
+            "agents.list[1].id: there is an agent \"w\" already",
+        ),
+        (
+            "",
+            r#"agents: { list: [{ id: "w", sandbox: { memory: "1g" } }] }"#,
+            "agents.list[0].sandbox.memory: not available in this version of clawsec; leave it out",
+        ),
+        (
+            "",
+            "$include: './x.json'",
+            "$include: clawsec does not follow $include; write the section here",
+        ),
+        (
+            "",
+            "securty: {}",
+            "securty: unknown key; did you mean `security`?",
+        ),
+    ];
+    for (security, rest, expected) in rows {
+        let problem = only_problem(secured(security, rest), expected);
+        assert_eq!(problem, expected);
+    }
+}
+
+#[test]
+fn credentials_are_judged_without_being_shown() {
+    let rows = [
+        (
+            r#"{ type: "apiKey" }"#,
+            "security.auth.key: missing; expected the key, as a text",
+        ),
+        (
+            r#"{ type: "apiKey", key: "" }"#,
+            "security.auth.key: found an empty text, expected a key, or \"sha256:\" and 64 hexadecimal digits",
+        ),
+        (
+            r#"{ type: "apiKey", key: "se cret" }"#,
+            "security.auth.key: a key is printable ASCII without spaces, to stand in a header",
+        ),
+        (
+            r#"{ type: "apiKey", key: "sha256:se" }"#,
+            "security.auth.key: found \"sha256:\" and something else, expected \"sha256:\" and 64 hexadecimal digits",
+        ),
+        (
+            r#"{ type: "token", tokens: [] }"#,
+            "security.auth.tokens: an empty list: nobody could sign in",
+        ),
+        (
+            r#"{ type: "token", tokens: ["x", "x"] }"#,
+            "security.auth.tokens[1]: the same key as security.auth.tokens[0]",
+        ),
+        (
+            r#"{ type: "token", tokens: [{ id: "i", token: "x" }, { id: "i", token: "y" }] }"#,
+            "security.auth.tokens[1]: the same id as security.auth.tokens[0]: \"i\"",
+        ),
+        (
+            r#"{ type: "token", tokens: [{ token: "x", groups: [] }] }"#,
+            "security.auth.tokens[0].groups: not available in this version of clawsec; leave it out",
+        ),
+        (
+            r#"{ type: "token", tokens: [{ token: "x", scopes: ["admin"] }] }"#,
+            "security.auth.tokens[0].scopes[0]: found \"admin\", expected one of \"operator.read\", \"operator.write\", \"operator.admin\", \"operator.approvals\", \"operator.pairing\"",
+        ),
+        (
+            r#"{ type: "token", tokens: [{ token: "x", notBefore: "2027-01-01", notAfter: "2026-01-01" }] }"#,
+            "security.auth.tokens[0].notAfter: not after `notBefore`: the token is never valid",
+        ),
+        (
+            r#"{ type: "token", key: "x", tokens: ["y"] }"#,
+            "security.auth.key: belongs to the type \"apiKey\"",
+        ),
+        (
+            r#"{ key: "secret" }"#,
+            "security.auth.type: missing; expected \"apiKey\" or \"token\"",
+        ),
+        (
+            r#"{ type: "token", tokens: [12345] }"#,
+            "security.auth.tokens[0]: found a number, expected a token as a text, or an object",
+        ),
+        (
+            r#"["secret"]"#,
+            "security.auth: found a list, expected an object",
+        ),
+        (
+            r#"{ type: "apiKey", key: 12345 }"#,
+            "security.auth.key: found a number, expected a key, or \"sha256:\" and 64 hexadecimal digits",
+        ),
+    ];
+    for (auth, expected) in rows {
+        let result = read(&format!("{{ security: {{ auth: {auth} }} }}"));
+        assert_eq!(only_problem(result, expected), expected);
+    }
+}

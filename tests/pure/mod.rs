@@ -1,0 +1,4 @@
+//! Tests of values only: anyone can run them, in seconds.
+
+#[cfg(test)]
+mod config;
