@@ -5,6 +5,7 @@
 
 mod abi;
 mod contention;
+mod cost;
 mod enforcer;
 mod frame;
 mod golden;

@@ -738,3 +738,41 @@ fn a_class_that_the_policy_lacks_drops() {
         false,
     );
 }
+
+#[test]
+fn a_flood_of_forged_sources_costs_one_budget_and_is_counted_whole() {
+    let mut both = Both::new();
+    // Pinned to one CPU, whose budget it is.
+    let cpu = rustix::thread::sched_getcpu();
+    let mut cpus = rustix::thread::CpuSet::new();
+    cpus.set(cpu);
+    rustix::thread::sched_setaffinity(None, &cpus).unwrap();
+    for n in 0..3000_u32 {
+        let [_, b, c, d] = n.to_be_bytes();
+        let source = format!("9.{b}.{c}.{d}");
+        let ran = both
+            .program
+            .run(&Frame::tcp(&source, 8443, SYN).0, 1)
+            .unwrap();
+        assert_eq!(ran.verdict, Verdict::Drop);
+    }
+    assert_eq!(
+        both.program.packets(Reason::NotAllowed, false).unwrap(),
+        3000
+    );
+    let throttle = both
+        .program
+        .hash::<clawsec_common::abi::ThrottleKey, clawsec_common::abi::Throttle>(name::THROTTLE)
+        .unwrap();
+    let held = throttle
+        .iter()
+        .map(|entry| entry.unwrap().1.total)
+        .sum::<u64>();
+    assert_eq!(held, clawsec_common::abi::NEW_THROTTLES_PER_SECOND);
+    assert_eq!(
+        both.program
+            .stat(clawsec_common::reason::Stat::Unattributed)
+            .unwrap(),
+        2000
+    );
+}
