@@ -63,10 +63,19 @@ impl Peer {
         )
     }
 
-    /// Whether a connection from the other end is answered within 300 ms: one SYN, or two.
+    /// A connection from the other end is answered; a lost SYN is sent again within this time.
     fn connects(&self, port: u16) -> bool {
+        self.connects_within("5", port)
+    }
+
+    /// No answer to the one SYN that this time has room for.
+    fn is_dropped(&self, port: u16) -> bool {
+        !self.connects_within("0.5", port)
+    }
+
+    fn connects_within(&self, seconds: &str, port: u16) -> bool {
         let connect = format!("exec 3<>/dev/tcp/{HERE}/{port}");
-        self.run("timeout", &["0.3", "bash", "-c", &connect])
+        self.run("timeout", &[seconds, "bash", "-c", &connect])
             .is_ok()
     }
 }
@@ -161,8 +170,8 @@ fn attaches_enforces_outlives_adopts_and_detaches() {
             (attachment.mode, attachment.adopted),
             (AttachedMode::Native, false)
         );
-        assert!(!peer.connects(PORT), "not allowed");
-        assert!(!peer.connects(18_789), "guarded");
+        assert!(peer.is_dropped(PORT), "not allowed");
+        assert!(peer.is_dropped(18_789), "guarded");
         assert!(peer.connects(2222), "not protected");
         assert!(dropped(&first, "not_allowed") >= 1);
         assert!(dropped(&first, "guarded_port") >= 1);
@@ -173,7 +182,7 @@ fn attaches_enforces_outlives_adopts_and_detaches() {
 
         let source = THERE.parse().unwrap();
         first.ban(source, Duration::from_secs(60)).unwrap();
-        assert!(!peer.connects(PORT), "banned");
+        assert!(peer.is_dropped(PORT), "banned");
         assert_eq!(first.bans().unwrap().len(), 1);
         assert!(first.unban(source).unwrap());
         assert!(!first.unban(source).unwrap(), "there is none");
@@ -187,7 +196,7 @@ fn attaches_enforces_outlives_adopts_and_detaches() {
         first.switch(&policy(3, "192.0.2.0/24")).unwrap();
         let before = dropped(&first, "not_allowed");
         drop(first);
-        assert!(!peer.connects(PORT), "enforced without a daemon");
+        assert!(peer.is_dropped(PORT), "enforced without a daemon");
 
         let mut third = Enforcer::start(&plan, &policy(4, "192.0.2.0/24")).unwrap();
         assert!(third.attachments()[0].adopted);
@@ -195,7 +204,7 @@ fn attaches_enforces_outlives_adopts_and_detaches() {
             dropped(&third, "not_allowed") > before,
             "counted without a daemon"
         );
-        assert!(!peer.connects(PORT));
+        assert!(peer.is_dropped(PORT));
 
         // Someone else's filter at the hook is reported, not replaced.
         let elsewhere = EnforcerPlan {
@@ -214,11 +223,131 @@ fn attaches_enforces_outlives_adopts_and_detaches() {
         assert_eq!(detach(&plan.pin_dir).unwrap(), ["enf0"]);
         let free = (0..100).any(|_| {
             std::thread::sleep(Duration::from_millis(10));
-            peer.connects(PORT)
+            !peer.is_dropped(PORT)
         });
         assert!(free, "detached, though the daemon's object is still loaded");
         assert!(!plan.pin_dir.exists());
         drop(third);
+    });
+}
+
+#[test]
+fn takes_over_another_schema_and_changes_the_mode() {
+    isolated(|| {
+        let peer = Peer::new().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mut plan = EnforcerPlan {
+            interfaces: vec!["enf0".to_owned()],
+            mode: XdpMode::Auto,
+            pin_dir: folder.path().join("bpf/clawsec"),
+            bpf_log: false,
+        };
+        let _listener = TcpListener::bind((HERE, PORT)).unwrap();
+        drop(Enforcer::start(&plan, &policy(1, "192.0.2.0/24")).unwrap());
+
+        // As an older daemon would have left it: its link and maps in a folder of its schema.
+        std::fs::rename(plan.pin_dir.join("v1"), plan.pin_dir.join("v0")).unwrap();
+        assert!(peer.is_dropped(PORT), "the old schema enforces");
+        let second = Enforcer::start(&plan, &policy(2, "192.0.2.0/24")).unwrap();
+        assert!(second.attachments()[0].adopted);
+        assert!(
+            !plan.pin_dir.join("v0").exists(),
+            "what the old schema left is removed"
+        );
+        assert!(peer.is_dropped(PORT));
+        assert_eq!(dropped(&second, "not_allowed"), 1, "fresh maps");
+        drop(second);
+
+        plan.mode = XdpMode::Generic;
+        let third = Enforcer::start(&plan, &policy(3, "192.0.2.0/24")).unwrap();
+        let [attachment] = third.attachments() else {
+            panic!("one interface")
+        };
+        assert_eq!(
+            (attachment.mode, attachment.adopted),
+            (AttachedMode::Generic, false)
+        );
+        assert!(peer.is_dropped(PORT));
+        drop(third);
+
+        plan.interfaces = vec!["enf0".to_owned(), "no-such-device".to_owned()];
+        let error = Enforcer::start(&plan, &policy(4, "10.231.7.0/24")).unwrap_err();
+        assert!(
+            matches!(error, EnforcerError::NoInterface { .. }),
+            "{error}"
+        );
+
+        // An interface that the plan no longer names is let go.
+        plan.interfaces = vec!["lo".to_owned()];
+        let fourth = Enforcer::start(&plan, &policy(5, "192.0.2.0/24")).unwrap();
+        assert_eq!(
+            fourth.attachments()[0].mode,
+            AttachedMode::Generic,
+            "lo has nothing else"
+        );
+        assert!(peer.connects(PORT));
+        assert_eq!(detach(&plan.pin_dir).unwrap(), ["lo"]);
+    });
+}
+
+/// A writer that keeps what it is given.
+#[derive(Clone, Default)]
+struct Kept(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Kept {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_program_s_log_comes_out_through_tracing() {
+    isolated(|| {
+        let peer = Peer::new().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let plan = EnforcerPlan {
+            interfaces: vec!["enf0".to_owned()],
+            mode: XdpMode::Auto,
+            pin_dir: folder.path().join("bpf/clawsec"),
+            bpf_log: true,
+        };
+        let mut enforcer = Enforcer::start(&plan, &policy(1, "192.0.2.0/24")).unwrap();
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let _guard = tracing_subscriber::util::SubscriberInitExt::set_default(subscriber);
+        let text = || String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        runtime.block_on(async {
+            let mut log = enforcer.take_log().unwrap();
+            assert!(peer.is_dropped(PORT));
+            for _ in 0..50 {
+                tokio::time::timeout(Duration::from_millis(100), log.pump())
+                    .await
+                    .ok();
+                if !text().is_empty() {
+                    break;
+                }
+            }
+        });
+        let line = format!("drop not_allowed from ::ffff:{THERE} to port {PORT}");
+        assert!(
+            text().contains("clawsec::bpf") && text().contains(&line),
+            "{}",
+            text()
+        );
+        detach(&plan.pin_dir).unwrap();
     });
 }
 
@@ -239,7 +368,7 @@ fn events(peer: &Peer, enforcer: &mut Enforcer) {
             Err(EnforcerError::EventsTaken)
         ));
         // The last drop of this source and reason is more than a second ago: told at once.
-        assert!(!peer.connects(18_789));
+        assert!(peer.is_dropped(18_789));
         let event = tokio::time::timeout(Duration::from_secs(5), async {
             loop {
                 let batch = events.next().await.unwrap();
