@@ -181,7 +181,7 @@ fn attaches_enforces_outlives_adopts_and_detaches() {
         assert!(peer.connects(PORT), "allowed by the new policy");
 
         let source = THERE.parse().unwrap();
-        first.ban(source, Duration::from_secs(60)).unwrap();
+        first.ban(source, Duration::from_mins(1)).unwrap();
         assert!(peer.is_dropped(PORT), "banned");
         assert_eq!(first.bans().unwrap().len(), 1);
         assert!(first.unban(source).unwrap());

@@ -157,8 +157,8 @@ fn ether(ethertype: u16, rest: usize) -> Frame {
     Frame(frame)
 }
 
-fn shaped(source: &str, shape: Shape) -> Frame {
-    Frame::shaped(&shape, source, 6, &tcp_header(8443, ACK))
+fn shaped(source: &str, shape: &Shape) -> Frame {
+    Frame::shaped(shape, source, 6, &tcp_header(8443, ACK))
 }
 
 #[test]
@@ -299,7 +299,7 @@ fn judges_each_row_as_said_in_the_kernel_and_on_the_host() {
             "one tag",
             shaped(
                 "9.9.9.9",
-                Shape {
+                &Shape {
                     vlan_tags: 1,
                     ..d()
                 },
@@ -310,7 +310,7 @@ fn judges_each_row_as_said_in_the_kernel_and_on_the_host() {
             "four tags",
             shaped(
                 "9.9.9.9",
-                Shape {
+                &Shape {
                     vlan_tags: 4,
                     ..d()
                 },
@@ -321,7 +321,7 @@ fn judges_each_row_as_said_in_the_kernel_and_on_the_host() {
             "four tags, allowed",
             shaped(
                 IN6,
-                Shape {
+                &Shape {
                     vlan_tags: 4,
                     ..d()
                 },
@@ -332,7 +332,7 @@ fn judges_each_row_as_said_in_the_kernel_and_on_the_host() {
             "five tags",
             shaped(
                 IN,
-                Shape {
+                &Shape {
                     vlan_tags: 5,
                     ..d()
                 },
@@ -343,7 +343,7 @@ fn judges_each_row_as_said_in_the_kernel_and_on_the_host() {
             "two service tags",
             shaped(
                 "9.9.9.9",
-                Shape {
+                &Shape {
                     vlan_tags: 2,
                     service_tags: true,
                     ..d()
@@ -355,7 +355,7 @@ fn judges_each_row_as_said_in_the_kernel_and_on_the_host() {
             "options",
             shaped(
                 "9.9.9.9",
-                Shape {
+                &Shape {
                     option_words: 10,
                     ..d()
                 },
@@ -366,7 +366,7 @@ fn judges_each_row_as_said_in_the_kernel_and_on_the_host() {
             "options, allowed",
             shaped(
                 IN,
-                Shape {
+                &Shape {
                     option_words: 1,
                     ..d()
                 },
@@ -397,7 +397,7 @@ fn judges_each_row_as_said_in_the_kernel_and_on_the_host() {
             "a datagram shorter than its TCP header, padded",
             shaped(
                 IN,
-                Shape {
+                &Shape {
                     content_bytes: 19,
                     padding: 20,
                     ..d()
@@ -409,7 +409,7 @@ fn judges_each_row_as_said_in_the_kernel_and_on_the_host() {
             "first fragment",
             shaped(
                 "9.9.9.9",
-                Shape {
+                &Shape {
                     more_fragments: true,
                     ..d()
                 },
@@ -420,7 +420,7 @@ fn judges_each_row_as_said_in_the_kernel_and_on_the_host() {
             "first fragment, allowed",
             shaped(
                 IN,
-                Shape {
+                &Shape {
                     more_fragments: true,
                     ..d()
                 },
@@ -431,7 +431,7 @@ fn judges_each_row_as_said_in_the_kernel_and_on_the_host() {
             "tiny first fragment",
             shaped(
                 IN,
-                Shape {
+                &Shape {
                     more_fragments: true,
                     content_bytes: 8,
                     ..d()
@@ -443,7 +443,7 @@ fn judges_each_row_as_said_in_the_kernel_and_on_the_host() {
             "tiny first fragment, the rest in the padding",
             shaped(
                 IN,
-                Shape {
+                &Shape {
                     more_fragments: true,
                     content_bytes: 8,
                     padding: 30,
@@ -456,7 +456,7 @@ fn judges_each_row_as_said_in_the_kernel_and_on_the_host() {
             "TCP fragment at offset 1",
             shaped(
                 "9.9.9.9",
-                Shape {
+                &Shape {
                     fragment_offset: 1,
                     ..d()
                 },
@@ -467,7 +467,7 @@ fn judges_each_row_as_said_in_the_kernel_and_on_the_host() {
             "later fragment",
             shaped(
                 "9.9.9.9",
-                Shape {
+                &Shape {
                     fragment_offset: 185,
                     ..d()
                 },
@@ -476,34 +476,34 @@ fn judges_each_row_as_said_in_the_kernel_and_on_the_host() {
         ),
         (
             "hop-by-hop",
-            shaped("2001::9", ext(&[0])),
+            shaped("2001::9", &ext(&[0])),
             Reason::NotAllowed,
         ),
         (
             "authentication",
-            shaped("2001::9", ext(&[51])),
+            shaped("2001::9", &ext(&[51])),
             Reason::NotAllowed,
         ),
         (
             "six extension headers",
-            shaped("2001::9", ext(&[0, 60, 43, 51, 60, 135])),
+            shaped("2001::9", &ext(&[0, 60, 43, 51, 60, 135])),
             Reason::NotAllowed,
         ),
         (
             "seven extension headers",
-            shaped(IN6, ext(&[0, 60, 43, 51, 60, 135, 60])),
+            shaped(IN6, &ext(&[0, 60, 43, 51, 60, 135, 60])),
             Reason::ExtHeaderDepth,
         ),
         (
             "atomic fragment, IPv6",
-            shaped("2001::9", ext(&[44])),
+            shaped("2001::9", &ext(&[44])),
             Reason::NotAllowed,
         ),
         (
             "tiny first fragment, IPv6",
             shaped(
                 IN6,
-                Shape {
+                &Shape {
                     more_fragments: true,
                     content_bytes: 8,
                     ..ext(&[44])
@@ -515,7 +515,7 @@ fn judges_each_row_as_said_in_the_kernel_and_on_the_host() {
             "TCP fragment at offset 1, IPv6",
             shaped(
                 "2001::9",
-                Shape {
+                &Shape {
                     fragment_offset: 1,
                     ..ext(&[44])
                 },
@@ -526,7 +526,7 @@ fn judges_each_row_as_said_in_the_kernel_and_on_the_host() {
             "later fragment, IPv6",
             shaped(
                 "2001::9",
-                Shape {
+                &Shape {
                     fragment_offset: 9,
                     ..ext(&[60, 44])
                 },
@@ -623,7 +623,7 @@ fn observing_counts_apart_and_drops_nothing() {
         "five tags",
         &shaped(
             IN,
-            Shape {
+            &Shape {
                 vlan_tags: 5,
                 ..Shape::default()
             },

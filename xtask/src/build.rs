@@ -47,6 +47,15 @@ pub(crate) fn kernel_half(toolchain: &Toolchain) -> Result<PathBuf> {
     ];
     // The same object wherever it is built: no path of this machine in its BTF.
     flags.push(format!("--remap-path-prefix={}=clawsec", root.display()));
+    let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
+    if let Some(cargo_home) = cargo_home.or(home) {
+        let sources = cargo_home.join("registry/src");
+        flags.push(format!(
+            "--remap-path-prefix={}=registry",
+            sources.display()
+        ));
+    }
 
     let mut cargo = Command::new(&toolchain.cargo);
     cargo

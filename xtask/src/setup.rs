@@ -90,6 +90,7 @@ fn compiler() -> Result<(PathBuf, PathBuf)> {
          packages ({}) are to be had here",
         DEBIAN_PACKAGES.join(" ")
     );
+    run(Command::new("apt-get").arg("update"))?;
     run(Command::new("apt-get")
         .args(["install", "--yes", "--no-install-recommends"])
         .args(DEBIAN_PACKAGES))?;
