@@ -3,6 +3,7 @@
 //! pure: values only. kernel: the BPF object through BPF_PROG_TEST_RUN. system: a real daemon in
 //! network namespaces of its own. peer: the real gateways and their own clients behind it.
 
+#[cfg(test)]
 mod kernel;
 mod peer;
 mod pure;

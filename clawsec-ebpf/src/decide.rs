@@ -98,6 +98,3 @@ fn concern(word: &PortWord, facts: &Facts) -> Concern {
         _ => Concern::None,
     }
 }
-
-#[cfg(test)]
-mod tests;

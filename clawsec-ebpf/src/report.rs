@@ -92,3 +92,23 @@ fn spend(budget: &mut Budget, now_ns: u64) -> bool {
     budget.used += 1;
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_lasts_one_second() {
+        let mut budget = Budget::default();
+        let second = 1_000_000_000;
+        let mut spent = |now_ns, tries| (0..tries).filter(|_| spend(&mut budget, now_ns)).count();
+        for (row, now_ns, tries, expected) in [
+            ("all of it", 5 * second, 1500, 1000),
+            ("nothing left", 6 * second - 1, 10, 0),
+            ("the next second", 6 * second, 1500, 1000),
+            ("a clock that steps back gives nothing", second, 10, 0),
+        ] {
+            assert_eq!(spent(now_ns, tries), expected, "{row}");
+        }
+    }
+}

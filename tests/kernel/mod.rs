@@ -3,7 +3,13 @@
 //! Needs root and `target/bpf/clawsec.o`. Nothing here skips: without either a test fails and
 //! says what is missing; `xtask test` decides whether the tier can run.
 
-mod program;
-
-#[cfg(test)]
+mod abi;
+mod contention;
+mod cost;
+mod enforcer;
+mod frame;
+mod golden;
 mod load;
+mod mock;
+mod program;
+mod verdict;

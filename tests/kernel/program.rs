@@ -10,7 +10,7 @@ use clawsec_common::abi::{
     self, Ban, Counter, MAX_CLASSES, PORT_WORDS, PortWord, PrefixRule, RateClass, SlotHeader,
     SourceKey, name,
 };
-use clawsec_common::reason::{Reason, Verdict};
+use clawsec_common::reason::{Reason, Stat, Verdict};
 
 /// `XDP_DROP` and `XDP_PASS` of `linux/bpf.h`.
 const XDP_DROP: u32 = 1;
@@ -189,5 +189,11 @@ impl Program {
             .iter()
             .map(|counter| counter.packets)
             .sum())
+    }
+
+    pub(crate) fn stat(&self, stat: Stat) -> Result<u64> {
+        let map = self.ebpf.map(name::STATS).context("no stats")?;
+        let stats: PerCpuArray<_, u64> = map.try_into()?;
+        Ok(stats.get(&(stat as u32), 0)?.iter().sum())
     }
 }

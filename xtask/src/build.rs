@@ -7,14 +7,16 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::setup::{Toolchain, root, run, say, setup};
+use xtask::{root, say};
+
+use crate::setup::{Toolchain, run, setup};
 
 const TARGET: &str = "bpfel-unknown-none";
 
 /// Builds both halves; the path of the daemon.
 pub(crate) fn build(release: bool) -> Result<PathBuf> {
     let object = kernel_half(&setup()?)?;
-    let root = root()?;
+    let root = root();
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(&root)
@@ -34,7 +36,7 @@ pub(crate) fn build(release: bool) -> Result<PathBuf> {
 
 /// Builds the BPF object; its path.
 pub(crate) fn kernel_half(toolchain: &Toolchain) -> Result<PathBuf> {
-    let root = root()?;
+    let root = root();
     let build = root.join("target/bpf-build");
     let mut flags = vec![
         // 64-bit compare-and-swap, kernel 5.12. `-Clink-arg=--cpu=v3` would be given twice.
@@ -47,6 +49,15 @@ pub(crate) fn kernel_half(toolchain: &Toolchain) -> Result<PathBuf> {
     ];
     // The same object wherever it is built: no path of this machine in its BTF.
     flags.push(format!("--remap-path-prefix={}=clawsec", root.display()));
+    let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
+    if let Some(cargo_home) = cargo_home.or(home) {
+        let sources = cargo_home.join("registry/src");
+        flags.push(format!(
+            "--remap-path-prefix={}=registry",
+            sources.display()
+        ));
+    }
 
     let mut cargo = Command::new(&toolchain.cargo);
     cargo
@@ -92,4 +103,9 @@ fn publish(built: &PathBuf, object: &PathBuf) -> Result<()> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     fs::write(object, new).with_context(|| format!("cannot write {}", object.display()))
+}
+
+/// Clippy over the kernel half as it is built for BPF.
+pub(crate) fn lint_kernel_half() -> Result<()> {
+    kernel_cargo(&setup()?, &["clippy"], &["--", "-D", "warnings"])
 }

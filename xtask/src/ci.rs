@@ -4,29 +4,28 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-use crate::lab::say;
-use crate::{bpf_object, tidy, tiers};
+use xtask::say;
+use crate::{build, tidy, tiers};
 
 /// Format, lints on the host and BPF crates, tidy, docs, then every tier of tests.
 pub(crate) fn run(skip_tests: bool) -> anyhow::Result<()> {
     step("format", &["fmt", "--all", "--check"], &[])?;
     tidy::run()?;
-    let object = bpf_object(false)?;
     step("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
-    crate::build::clippy_bpf()?;
+    build::lint_kernel_half()?;
     step("docs", &["doc", "--workspace", "--no-deps", "--quiet"], &[("RUSTDOCFLAGS", "-D warnings")])?;
     if skip_tests {
         return Ok(());
     }
-    tiers::run(None, None, true, object.as_deref())
+    tiers::run(None, None, true)
 }
 
 fn step(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<()> {
-    say(name)?;
+    say(name);
     let status = Command::new(env!("CARGO"))
         .args(arguments)
         .envs(environment.iter().copied())
-        .current_dir(crate::root())
+        .current_dir(xtask::root())
         .status()
         .with_context(|| format!("run cargo {}", arguments.join(" ")))?;
     if status.success() { Ok(()) } else { bail!("{name}: cargo {} failed", arguments.join(" ")) }

@@ -13,8 +13,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use xtask::lab::{self, Host, Lab, ensure_user, say};
+use xtask::lab::{self, Host, Lab, ensure_user};
+use xtask::say;
 use xtask::standin::{self, Seen};
+
+use crate::build;
 
 const UPSTREAM_TOKEN: &str = "stand-in-upstream-token";
 const UPSTREAM: &str = "127.0.0.1:18789";
@@ -25,7 +28,7 @@ pub(crate) fn run(upstream: Option<&str>) -> anyhow::Result<()> {
         bail!("the demo loads a BPF program and makes network namespaces: run it as root, \
                `sudo -E env PATH=\"$PATH\" cargo xtask run`");
     }
-    let clawsec = crate::build_daemon(false)?;
+    let clawsec = build::build(false)?;
     ensure_user("clawsec", None)?;
     ensure_user("clawsec-sbx", Some("/home/clawsec-sbx"))?;
     let lab = Lab::new("clawsec")?;
@@ -67,7 +70,7 @@ pub(crate) fn run(upstream: Option<&str>) -> anyhow::Result<()> {
             bail!("a process of the demo ended by itself; its last lines are above");
         }
     }
-    say("stopping; the demo's network and files are removed")?;
+    say("stopping; the demo's network and files are removed");
     Ok(())
 }
 
@@ -157,13 +160,13 @@ fn choose_provider(clawsec: &Path) -> anyhow::Result<&'static str> {
         if image.is_ok_and(|status| status.success()) {
             return Ok("docker");
         }
-        say("docker is here but its image could not be made; trying firejail")?;
+        say("docker is here but its image could not be made; trying firejail");
     }
     if Path::new("/usr/bin/firejail").exists() {
         return Ok("firejail");
     }
     say("neither docker (with busybox-static) nor firejail is here: tools run as an ordinary \
-         user without a sandbox")?;
+         user without a sandbox");
     Ok("none")
 }
 

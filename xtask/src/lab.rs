@@ -3,11 +3,12 @@
 //! A lab is three hosts. The `gateway` host runs clawsec; the `inside` host's address is allowed,
 //! the `outside` host's is not. All addresses are of documentation ranges (RFC 5737, RFC 3849).
 
-use std::io;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
+
+use crate::say;
 
 /// Where the gateway host listens, as seen from inside.
 pub const GATEWAY_INSIDE: &str = "192.0.2.1";
@@ -151,16 +152,10 @@ pub fn ensure_user(name: &str, home: Option<&str>) -> anyhow::Result<()> {
         Some(home) => command.args(["--create-home", "--home-dir", home]),
         None => command.args(["--system", "--no-create-home", "--home-dir", "/nonexistent"]),
     };
-    say(&format!("making the user {name}"))?;
+    say(&format!("making the user {name}"));
     let status = command.arg(name).status().context("run useradd (package passwd)")?;
     if !status.success() {
         bail!("useradd {name} failed");
     }
     Ok(())
-}
-
-/// Prints one step to standard error.
-pub fn say(text: &str) -> io::Result<()> {
-    use io::Write as _;
-    writeln!(io::stderr(), "xtask: {text}")
 }

@@ -2,23 +2,18 @@
 //!
 //! A command is a module with one function; this file only says which there are.
 
-#![expect(
-    clippy::print_stdout,
-    reason = "a build tool talks to the person who runs it"
-)]
-
 mod build;
+mod ci;
+mod demo;
+mod peer;
 mod setup;
+mod tidy;
+mod tiers;
 
-use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    about = "Builds, runs, tests and ships clawsec",
-    version
-)]
+#[command(name = "cargo xtask", about = "Builds, runs, tests and ships clawsec", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -26,19 +21,48 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Installs what building the kernel half needs; changes nothing that is there already
+    /// Install what building the kernel half needs; changes nothing that is there already
     Setup,
-    /// Builds the kernel half, then the daemon with it inside
+    /// Build the kernel half, then the daemon with it inside
     Build {
-        /// Optimises the daemon; the kernel half always is
+        /// Optimise the daemon; the kernel half always is
         #[arg(long)]
         release: bool,
     },
+    /// Set up, build and run clawsec in a network of its own, with something to try
+    Run {
+        /// A gateway to protect, as seen from the demo's network, in place of the stand-in
+        #[arg(long, value_name = "URL")]
+        upstream: Option<String>,
+    },
+    /// Run the tests that can run here; name and count those that cannot
+    Test {
+        #[arg(long)]
+        tier: Option<tiers::Tier>,
+        /// Fail if a tier cannot run
+        #[arg(long)]
+        strict: bool,
+        /// Only tests whose path begins with this, below the tier
+        filter: Option<String>,
+    },
+    /// The whole gate: format, lints, tidy, docs, every tier
+    Ci {
+        /// Everything but the tests
+        #[arg(long)]
+        skip_tests: bool,
+    },
+    /// The stand-in gateway of the demo
+    #[command(hide = true)]
+    StandIn,
 }
 
-fn main() -> Result<()> {
+fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Setup => setup::setup().map(|_| ()),
         Command::Build { release } => build::build(release).map(|_| ()),
+        Command::Run { upstream } => demo::run(upstream.as_deref()),
+        Command::Test { tier, strict, filter } => tiers::run(tier, filter.as_deref(), strict),
+        Command::Ci { skip_tests } => ci::run(skip_tests),
+        Command::StandIn => demo::stand_in(),
     }
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-use crate::lab::say;
+use xtask::say;
 
 /// The gateway that the peer tier runs: protocol v3, Node 22.
 const CLAWDBOT: &str = "2026.1.24-3";
@@ -15,11 +15,11 @@ const CLAWDBOT: &str = "2026.1.24-3";
 pub(crate) fn install() -> anyhow::Result<PathBuf> {
     let folder = match std::env::var_os("CLAWSEC_PEER_DIR") {
         Some(folder) => PathBuf::from(folder),
-        None => crate::root().join(".cache/peer"),
+        None => xtask::root().join(".cache/peer"),
     };
     let node = folder.join("node22/node_modules/node/bin");
     if !node.join("node").is_file() {
-        say("installing Node 22 from npm for the real gateway (.cache/peer)")?;
+        say("installing Node 22 from npm for the real gateway (.cache/peer)");
         npm(&folder.join("node22"), r#"{"private":true,"dependencies":{"node":"22"}}"#, None)?;
     }
     if !folder.join("cb/node_modules/.bin/clawdbot").exists() {

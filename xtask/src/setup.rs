@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use xtask::{root, say};
 
 /// Loads rustc's own LLVM when it runs; a newer line would want another LLVM.
 const LINKER_VERSION: &str = "0.10.4";
@@ -42,18 +43,6 @@ pub(crate) fn setup() -> Result<Toolchain> {
     })
 }
 
-/// The workspace.
-pub(crate) fn root() -> Result<PathBuf> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = manifest.parent().context("xtask lies in the workspace")?;
-    Ok(root.to_owned())
-}
-
-/// Prints one step.
-pub(crate) fn say(what: &str) {
-    println!("xtask: {what}");
-}
-
 /// Runs a command to its end; its own output is its message.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let words = command_line(command);
@@ -67,10 +56,10 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 /// Cargo and rustc of one toolchain that has the standard library's source.
 fn compiler() -> Result<(PathBuf, PathBuf)> {
-    if let Some(found) = debian() {
+    if let Some(found) = rustup() {
         return Ok(found);
     }
-    if let Some(found) = rustup() {
+    if let Some(found) = debian() {
         return Ok(found);
     }
     if is_present("rustup") {
@@ -90,6 +79,7 @@ fn compiler() -> Result<(PathBuf, PathBuf)> {
          packages ({}) are to be had here",
         DEBIAN_PACKAGES.join(" ")
     );
+    run(Command::new("apt-get").arg("update"))?;
     run(Command::new("apt-get")
         .args(["install", "--yes", "--no-install-recommends"])
         .args(DEBIAN_PACKAGES))?;
@@ -150,7 +140,7 @@ fn llvm(rustc: &Path) -> Result<PathBuf> {
     let library = shared_llvm(rustc).with_context(|| {
         format!("no shared LLVM {LLVM_MAJOR}: install `llvm-22` or use rustup's toolchain")
     })?;
-    let folder = root()?.join("target/tools/llvm");
+    let folder = root().join("target/tools/llvm");
     let link = folder.join("libLLVM.so");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     if fs::read_link(&link).ok().as_deref() != Some(library.as_path()) {
@@ -188,7 +178,7 @@ fn shared_llvm(rustc: &Path) -> Option<PathBuf> {
 
 /// `bpf-linker`: PATH's, or the one that was built into `target/tools`.
 fn linker(cargo: &Path) -> Result<PathBuf> {
-    let tools = root()?.join("target/tools");
+    let tools = root().join("target/tools");
     let own = tools.join("bin/bpf-linker");
     for candidate in [Path::new("bpf-linker"), &own] {
         match output(Command::new(candidate).arg("--version")) {

@@ -4,14 +4,16 @@
 //! run; under `--strict` (as in CI) that is a failure.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 
-use crate::lab::{ensure_user, say};
-use crate::peer;
+use xtask::lab::ensure_user;
+use xtask::say;
+
+use crate::{build, peer};
 
 /// What a test may touch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -48,14 +50,13 @@ pub(crate) fn run(
     only: Option<Tier>,
     filter: Option<&str>,
     strict: bool,
-    object: Option<&Path>,
 ) -> anyhow::Result<()> {
     let wanted = only.map_or_else(|| Tier::value_variants().to_vec(), |tier| vec![tier]);
     let mut lines = Vec::new();
     let mut total = Count::default();
     let mut not_run = 0;
     for tier in wanted {
-        let environment = match prepare(tier, object) {
+        let environment = match prepare(tier) {
             Ok(environment) => environment,
             Err(why) => {
                 let count = listed(tier, filter)?;
@@ -69,12 +70,12 @@ pub(crate) fn run(
         total.passed += count.passed;
         total.failed += count.failed;
     }
-    say("")?;
+    say("");
     for line in &lines {
-        say(line)?;
+        say(line);
     }
     if not_run > 0 {
-        say(&format!("{not_run} tests could not run here"))?;
+        say(&format!("{not_run} tests could not run here"));
     }
     {
         use std::io::Write as _;
@@ -95,15 +96,16 @@ pub(crate) fn run(
 type Environment = Vec<(&'static str, PathBuf)>;
 
 /// Checks what a tier needs and makes what can be made without asking.
-fn prepare(tier: Tier, object: Option<&Path>) -> anyhow::Result<Environment> {
+fn prepare(tier: Tier) -> anyhow::Result<Environment> {
     if tier == Tier::Pure {
         return Ok(Vec::new());
     }
     if !is_root()? {
         bail!("needs root");
     }
-    let object = object.context("needs the BPF object (cargo xtask setup, cargo xtask build)")?;
-    let mut environment = vec![("CLAWSEC_BPF_OBJECT", object.to_owned())];
+    let daemon = build::build(false).context("needs the kernel half")?;
+    let object = xtask::root().join("target/bpf/clawsec.o");
+    let mut environment = vec![("CLAWSEC_BPF_OBJECT", object), ("CLAWSEC_BIN", daemon)];
     if tier == Tier::Kernel {
         return Ok(environment);
     }
@@ -164,7 +166,7 @@ fn run_tier(
     filter: Option<&str>,
     environment: &Environment,
 ) -> anyhow::Result<Count> {
-    say(&format!("tier {tier}"))?;
+    say(&format!("tier {tier}"));
     let mut count = Count::default();
     for mut command in commands(tier, filter) {
         let command = command.envs(environment.iter().map(|(name, value)| (name, value)));

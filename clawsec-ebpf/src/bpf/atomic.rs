@@ -2,8 +2,9 @@
 //!
 //! `bpfel-unknown-none` says `atomic-cas: false` (rustc 1.95, 1.96), so that `AtomicU64` has no
 //! such methods, although the CPU (`-Ctarget-cpu=v3`, kernel 5.12) does. Two rules:
-//! * the result of a compare-and-swap is used, so it is AcqRel: LLVM 22 drops `BPF_FETCH` from
-//!   a relaxed one whose result is used and returns the operand (llvm-project issue 210280);
+//! * a result that is used comes from an AcqRel operation: LLVM 22 drops `BPF_FETCH` from relaxed
+//!   additions and exchanges whose result is used, and returns the operand (llvm-project issue
+//!   210280). Its compare-and-swap came out right when tried relaxed, but nothing promises it;
 //! * the result of an addition is thrown away, so it may be relaxed: one `lock add`.
 
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};

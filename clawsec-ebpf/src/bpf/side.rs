@@ -10,7 +10,7 @@ use clawsec_common::abi::{
     Bucket, Budget, MAX_CLASSES, PORT_WORDS, PacketRecord, PortWord, PrefixRule, RateClass,
     SlotHeader, SourceKey, Throttle, ThrottleKey,
 };
-use clawsec_common::reason::Stat;
+use clawsec_common::reason::{Reason, Stat};
 use clawsec_ebpf::kernel::{Kernel, Slot, ThrottleCells};
 use clawsec_ebpf::parse::Facts;
 
@@ -168,17 +168,15 @@ impl<F: Fn() -> u64> Kernel for XdpKernel<'_, F> {
     #[inline(always)]
     fn emit(&self, record: &PacketRecord) -> bool {
         if maps::BPF_LOG.load() != 0 {
-            let PacketRecord {
-                reason,
-                source_be,
-                dest_port_be,
-                total,
-                ..
-            } = *record;
-            let port = u16::from_be_bytes(dest_port_be);
+            let port = u16::from_be_bytes(record.dest_port_be);
+            let reason = Reason::from_number(record.reason).map_or("unknown", Reason::as_str);
             info!(
                 self.ctx,
-                "drop reason {} from {:i} to port {}, total {}", reason, source_be, port, total
+                "drop {} from {:i} to port {}, total {}",
+                reason,
+                record.source_be,
+                port,
+                record.total
             );
         }
         // SAFETY: the map, and a record without padding that lives on this stack.

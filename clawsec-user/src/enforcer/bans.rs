@@ -90,9 +90,10 @@ pub(super) fn address(key: SourceKey) -> Option<IpAddr> {
     (key != SourceKey::UNKNOWN).then(|| IpAddr::from(key.address_be).to_canonical())
 }
 
-/// The program's clock.
+/// The program's clock, coarse as there: the exact one is up to a tick ahead of it, and a ban
+/// would last that much longer than it says.
 fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
+    let now = clock_gettime(ClockId::MonotonicCoarse);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or(0);
     seconds

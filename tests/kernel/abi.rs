@@ -1,0 +1,71 @@
+//! The layout that pinned maps and events have: a change needs a new `SCHEMA`.
+
+use std::fmt::Write as _;
+use std::mem::offset_of;
+
+use clawsec_common::abi::{
+    Ban, Bucket, Counter, PINNED, PacketRecord, PortWord, PrefixRule, RateClass, SCHEMA,
+    SlotHeader, SourceKey, Throttle, ThrottleKey,
+};
+use clawsec_common::reason::{Reason, Stat, Verdict};
+
+/// Lines of one type: its size, then each field's offset.
+macro_rules! layout {
+    ($text:ident, $($type:ident { $($field:ident)* })*) => {
+        $(
+            writeln!($text, "{} {} bytes", stringify!($type), size_of::<$type>()).unwrap();
+            $(
+                let offset = offset_of!($type, $field);
+                writeln!($text, "  {:>2} {}", offset, stringify!($field)).unwrap();
+            )*
+        )*
+    };
+}
+
+#[test]
+fn the_layout_is_the_golden_one() {
+    let mut text = format!("schema {SCHEMA}\n");
+    layout!(text,
+        SourceKey { address_be }
+        SlotHeader { generation flags filled }
+        PortWord { tcp udp guarded_tcp }
+        RateClass { interval_ns tolerance_ns kind reserved }
+        PrefixRule { action class }
+        Ban { expires_ns }
+        Bucket { arrival_ns }
+        Counter { packets bytes }
+        ThrottleKey { source reason observed reserved }
+        Throttle { total created_ns emitted_ns }
+        PacketRecord {
+            at_ns generation total created_ns source_be ifindex source_port_be dest_port_be reason
+            observed family protocol reserved
+        }
+    );
+    for map in PINNED {
+        let (name, key, value) = (map.name, map.key_bytes, map.value_bytes);
+        writeln!(
+            text,
+            "map {name} {key} -> {value}, {} entries",
+            map.max_entries
+        )
+        .unwrap();
+    }
+    for reason in Reason::ALL {
+        let verdict = if reason.verdict() == Verdict::Pass {
+            "pass"
+        } else {
+            "drop"
+        };
+        writeln!(
+            text,
+            "reason {} {verdict} {}",
+            reason as u8,
+            reason.as_str()
+        )
+        .unwrap();
+    }
+    for stat in Stat::ALL {
+        writeln!(text, "stat {} {}", stat as u8, stat.as_str()).unwrap();
+    }
+    super::golden::check("abi.txt", &text);
+}

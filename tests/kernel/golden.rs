@@ -1,0 +1,29 @@
+//! Golden files: what is promised, written down. `CLAWSEC_BLESS=1` writes them anew.
+
+use std::path::PathBuf;
+
+/// The path of a golden file of this tier.
+pub(crate) fn path(name: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/kernel/golden")).join(name)
+}
+
+/// Whether the files are to be written instead of compared.
+pub(crate) fn bless() -> bool {
+    std::env::var_os("CLAWSEC_BLESS").is_some()
+}
+
+/// The file must hold exactly this.
+#[track_caller]
+pub(crate) fn check(name: &str, found: &str) {
+    if bless() {
+        std::fs::write(path(name), found).unwrap();
+        return;
+    }
+    let expected = std::fs::read_to_string(path(name)).unwrap_or_default();
+    assert!(
+        found == expected,
+        "{} has changed; look at the difference, then run again with CLAWSEC_BLESS=1\n\
+         --- expected\n{expected}--- found\n{found}",
+        path(name).display()
+    );
+}
