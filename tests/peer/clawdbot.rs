@@ -14,7 +14,11 @@ fn its_own_command_line_works_through_clawsec_and_only_with_the_key() {
     let healthy = protected.health(KEY);
     let stdout = String::from_utf8_lossy(&healthy.stdout);
     let stderr = String::from_utf8_lossy(&healthy.stderr);
-    assert!(healthy.status.success(), "{stdout}\n{stderr}\n{}", daemon.log());
+    assert!(
+        healthy.status.success(),
+        "{stdout}\n{stderr}\n{}",
+        daemon.log()
+    );
     let start = stdout.find('{').expect("a JSON answer");
     let health: Value = serde_json::from_str(&stdout[start..]).expect("parse the answer");
     assert_eq!(health["ok"], true, "{health}");
@@ -23,7 +27,9 @@ fn its_own_command_line_works_through_clawsec_and_only_with_the_key() {
     });
     daemon.await_record("the method", |record| {
         record["outcome"] == "allow"
-            && record["detail"].as_str().is_some_and(|detail| detail.contains("health"))
+            && record["detail"]
+                .as_str()
+                .is_some_and(|detail| detail.contains("health"))
     });
 
     let refused = protected.health("wrong-key-of-thirty-two-characters");
@@ -43,13 +49,22 @@ fn its_own_command_line_works_through_clawsec_and_only_with_the_key() {
     });
 
     // The upstream token opens nothing from outside: clients never learn it, nor may use it.
-    assert!(!protected.health(crate::system::daemon::UPSTREAM_TOKEN).status.success());
+    assert!(
+        !protected
+            .health(crate::system::daemon::UPSTREAM_TOKEN)
+            .status
+            .success()
+    );
 
-    let allowed = protected.invoke(&json!({ "tool": "sessions_list", "action": "json", "args": {} }));
+    let allowed =
+        protected.invoke(&json!({ "tool": "sessions_list", "action": "json", "args": {} }));
     assert_eq!(allowed.status, 200, "{allowed:?}");
     let body: Value = serde_json::from_str(&allowed.body).expect("a JSON body");
     assert_eq!(body["ok"], true, "the gateway's own answer: {body}");
-    assert_eq!(body["result"]["details"]["count"], 0, "the gateway's own answer: {body}");
+    assert_eq!(
+        body["result"]["details"]["count"], 0,
+        "the gateway's own answer: {body}"
+    );
 
     let denied = protected.invoke(&json!({ "tool": "browser", "args": {} }));
     assert_eq!(denied.status, 404, "{denied:?}");
@@ -58,7 +73,10 @@ fn its_own_command_line_works_through_clawsec_and_only_with_the_key() {
     assert_eq!(unknown.status, 404, "{unknown:?}");
     let theirs = unknown.body.replace("no_such_tool", "browser");
     let theirs: Value = serde_json::from_str(&theirs).expect("a JSON body");
-    assert_eq!(ours, theirs, "a denied tool looks exactly like one that does not exist");
+    assert_eq!(
+        ours, theirs,
+        "a denied tool looks exactly like one that does not exist"
+    );
     daemon.await_record("the denied tool", |record| {
         record["event"] == "tool" && record["reason"] == "tool_denied"
     });
@@ -68,7 +86,9 @@ fn its_own_command_line_works_through_clawsec_and_only_with_the_key() {
             && record["tool"]["name"] == "sessions_list"
     });
 
-    let address = format!("{}:8443", lab::GATEWAY_OUTSIDE).parse().expect("parse");
+    let address = format!("{}:8443", lab::GATEWAY_OUTSIDE)
+        .parse()
+        .expect("parse");
     let never = in_namespace(&daemon.lab, Host::Outside, || {
         std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_secs(2)).map(drop)
     });

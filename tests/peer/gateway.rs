@@ -26,14 +26,19 @@ impl Protected {
         wait_for_gateway(&lab, &home);
         let mut daemon = Daemon::prepare(name, lab, Arc::new(Seen::default()), edit);
         daemon.launch();
-        Self { daemon, gateway, home }
+        Self {
+            daemon,
+            gateway,
+            home,
+        }
     }
 
     /// `clawdbot gateway call METHOD` over wss through clawsec, from a host.
     pub(super) fn call(&self, from: Host, url: &str, token: &str, method: &str) -> Output {
         clawdbot(&self.daemon.lab, from, &self.home)
             .args(["gateway", "call", method, "--json", "--timeout", "20000"])
-            .args(["--url", url, "--token", token])
+            .args(["--url", url])
+            .env("CLAWDBOT_GATEWAY_TOKEN", token)
             .env("NODE_EXTRA_CA_CERTS", self.daemon.path("cert.pem"))
             .output()
             .expect("run clawdbot")
@@ -64,10 +69,14 @@ impl Drop for Protected {
 }
 
 fn peer_dir() -> PathBuf {
-    let folder = std::env::var_os("CLAWSEC_PEER_DIR").map(PathBuf::from).unwrap_or_else(|| {
-        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../.cache/peer")
-    });
-    assert!(folder.join("cb").exists(), "no gateway in {}: run cargo xtask test", folder.display());
+    let folder = std::env::var_os("CLAWSEC_PEER_DIR")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../.cache/peer"));
+    assert!(
+        folder.join("cb").exists(),
+        "no gateway in {}: run cargo xtask test",
+        folder.display()
+    );
     folder
 }
 
@@ -115,7 +124,14 @@ fn wait_for_gateway(lab: &Lab, home: &tempfile::TempDir) {
     loop {
         let answered = lab
             .command(Host::Gateway, "curl")
-            .args(["-sS", "-o", "/dev/null", "--max-time", "2", "http://127.0.0.1:18789/"])
+            .args([
+                "-sS",
+                "-o",
+                "/dev/null",
+                "--max-time",
+                "2",
+                "http://127.0.0.1:18789/",
+            ])
             .stderr(Stdio::null())
             .status()
             .expect("run curl");
@@ -123,7 +139,11 @@ fn wait_for_gateway(lab: &Lab, home: &tempfile::TempDir) {
             return;
         }
         let log = || fs::read_to_string(home.path().join("gateway.log")).unwrap_or_default();
-        assert!(Instant::now() < deadline, "the gateway does not start:\n{}", log());
+        assert!(
+            Instant::now() < deadline,
+            "the gateway does not start:\n{}",
+            log()
+        );
         std::thread::sleep(Duration::from_millis(500));
     }
 }

@@ -17,9 +17,14 @@ fn the_gateway_process_can_do_nothing_but_talk() {
         let status = fs::read_to_string(&path).expect("read a thread's status");
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.unwrap_or_else(|| panic!("no {name} in {status}")).trim().to_owned()
+            line.unwrap_or_else(|| panic!("no {name} in {status}"))
+                .trim()
+                .to_owned()
         };
-        for uid in field("Uid:").split_whitespace().chain(field("Gid:").split_whitespace()) {
+        for uid in field("Uid:")
+            .split_whitespace()
+            .chain(field("Gid:").split_whitespace())
+        {
             assert_ne!(uid, "0", "{status}");
         }
         assert_eq!(field("Groups:"), "", "no supplementary group");
@@ -30,11 +35,19 @@ fn the_gateway_process_can_do_nothing_but_talk() {
         assert_eq!(field("Seccomp:"), "2");
     }
     for entry in fs::read_dir(format!("/proc/{pid}/fd")).expect("list descriptors") {
-        let Ok(target) = fs::read_link(entry.expect("a descriptor").path()) else { continue };
+        let Ok(target) = fs::read_link(entry.expect("a descriptor").path()) else {
+            continue;
+        };
         let target = target.display().to_string();
-        let known = ["socket:", "pipe:", "anon_inode:[eventpoll]", "anon_inode:[eventfd]", "/dev/null"]
-            .iter()
-            .any(|prefix| target.starts_with(prefix))
+        let known = [
+            "socket:",
+            "pipe:",
+            "anon_inode:[eventpoll]",
+            "anon_inode:[eventfd]",
+            "/dev/null",
+        ]
+        .iter()
+        .any(|prefix| target.starts_with(prefix))
             || target.ends_with("daemon.log");
         assert!(known, "the gateway process holds {target}");
     }
@@ -44,14 +57,24 @@ fn the_gateway_process_can_do_nothing_but_talk() {
         .expect("list descriptors")
         .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
         .filter_map(|target| {
-            target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']').map(str::to_owned)
+            target
+                .to_str()?
+                .strip_prefix("socket:[")?
+                .strip_suffix(']')
+                .map(str::to_owned)
         })
         .collect();
     for line in unix.lines().filter(|line| line.contains('/')) {
         let inode = line.split_whitespace().nth(6).unwrap_or_default();
-        assert!(!inodes.iter().any(|own| own == inode), "a named Unix socket: {line}");
+        assert!(
+            !inodes.iter().any(|own| own == inode),
+            "a named Unix socket: {line}"
+        );
     }
     let environment = fs::read(format!("/proc/{pid}/environ")).expect("read the environment");
     let environment = String::from_utf8_lossy(&environment);
-    assert!(!environment.contains("TOKEN") && !environment.contains("KEY"), "{environment}");
+    assert!(
+        !environment.contains("TOKEN") && !environment.contains("KEY"),
+        "{environment}"
+    );
 }

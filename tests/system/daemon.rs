@@ -53,9 +53,18 @@ impl Daemon {
         seen: Arc<Seen>,
         edit: impl FnOnce(&mut Value),
     ) -> Self {
-        let folder = tempfile::Builder::new().prefix("clawsec-").tempdir().expect("make a folder");
+        let folder = tempfile::Builder::new()
+            .prefix("clawsec-")
+            .tempdir()
+            .expect("make a folder");
         let pin_dir = PathBuf::from(format!("/sys/fs/bpf/clawsec-test-{name}"));
-        let daemon = Self { child: None, lab, folder, pin_dir, seen };
+        let daemon = Self {
+            child: None,
+            lab,
+            folder,
+            pin_dir,
+            seen,
+        };
         daemon.detach();
         let names = ["localhost", lab::GATEWAY_INSIDE, lab::GATEWAY_OUTSIDE].map(str::to_owned);
         let certificate = rcgen::generate_simple_self_signed(names).expect("make a certificate");
@@ -124,13 +133,20 @@ impl Daemon {
     pub(crate) fn launch(&mut self) {
         self.spawn();
         let answers = |daemon: &mut Self| {
-            let ended = daemon.child.as_mut().is_none_or(|c| !matches!(c.try_wait(), Ok(None)));
+            let ended = daemon
+                .child
+                .as_mut()
+                .is_none_or(|c| !matches!(c.try_wait(), Ok(None)));
             assert!(!ended, "clawsec ended at start:\n{}", daemon.log());
             daemon.get(Host::Inside, "/").status == 200
         };
         let deadline = Instant::now() + Duration::from_secs(30);
         while !answers(self) {
-            assert!(Instant::now() < deadline, "clawsec does not answer:\n{}", self.log());
+            assert!(
+                Instant::now() < deadline,
+                "clawsec does not answer:\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(100));
         }
     }
@@ -177,12 +193,21 @@ impl Daemon {
 
     /// SIGTERM, and waits for the end.
     pub(crate) fn stop(&mut self) {
-        let Some(mut child) = self.child.take() else { return };
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
         let pid = child.id().to_string();
-        Command::new("kill").args(["-TERM", &pid]).status().expect("run kill");
+        Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .expect("run kill");
         let deadline = Instant::now() + Duration::from_secs(15);
         while matches!(child.try_wait(), Ok(None)) {
-            assert!(Instant::now() < deadline, "clawsec does not stop:\n{}", self.log());
+            assert!(
+                Instant::now() < deadline,
+                "clawsec does not stop:\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -199,14 +224,20 @@ impl Daemon {
 
     pub(crate) fn status(&self) -> Value {
         let output = self.clawsec(&["status", "--json"]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         serde_json::from_slice(&output.stdout).expect("parse the status")
     }
 
     /// The audit log, parsed.
     pub(crate) fn audit(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.path("audit.log")).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).expect("a record is JSON")).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).expect("a record is JSON"))
+            .collect()
     }
 
     /// Waits until a record fits, at most ten seconds.
@@ -217,7 +248,11 @@ impl Daemon {
                 return record;
             }
             let log = || fs::read_to_string(self.path("audit.log")).unwrap_or_default();
-            assert!(Instant::now() < deadline, "no record of {what} in:\n{}", log());
+            assert!(
+                Instant::now() < deadline,
+                "no record of {what} in:\n{}",
+                log()
+            );
             std::thread::sleep(Duration::from_millis(100));
         }
     }
@@ -230,16 +265,30 @@ impl Daemon {
     /// `POST /tools/invoke` with the key.
     pub(crate) fn invoke(&self, call: &Value) -> Response {
         let key = format!("Authorization: Bearer {KEY}");
-        self.curl(Host::Inside, "/tools/invoke", &["-H", &key, "--json", &call.to_string()])
+        self.curl(
+            Host::Inside,
+            "/tools/invoke",
+            &["-H", &key, "--json", &call.to_string()],
+        )
     }
 
     pub(crate) fn curl(&self, from: Host, path: &str, arguments: &[&str]) -> Response {
-        let gateway =
-            if from == Host::Outside { lab::GATEWAY_OUTSIDE } else { lab::GATEWAY_INSIDE };
+        let gateway = if from == Host::Outside {
+            lab::GATEWAY_OUTSIDE
+        } else {
+            lab::GATEWAY_INSIDE
+        };
         let output = self
             .lab
             .command(from, "curl")
-            .args(["-sS", "--max-time", "10", "--connect-timeout", "2", "--path-as-is"])
+            .args([
+                "-sS",
+                "--max-time",
+                "10",
+                "--connect-timeout",
+                "2",
+                "--path-as-is",
+            ])
             .args(["--write-out", "\n%{http_code}", "--cacert"])
             .arg(self.path("cert.pem"))
             .args(arguments)
@@ -301,7 +350,9 @@ pub(crate) fn in_namespace<T: Send>(lab: &Lab, host: Host, work: impl FnOnce() -
                 .expect("enter the namespace");
             work()
         });
-        thread.join().expect("the thread in the namespace ends well")
+        thread
+            .join()
+            .expect("the thread in the namespace ends well")
     })
 }
 

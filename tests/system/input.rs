@@ -20,7 +20,10 @@ fn run_with(text: &str, mode: u32) -> (i32, String) {
         .output()
         .expect("run clawsec");
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!folder.path().join("state").exists(), "nothing is made before the file is valid");
+    assert!(
+        !folder.path().join("state").exists(),
+        "nothing is made before the file is valid"
+    );
     (output.status.code().unwrap_or(-1), text)
 }
 

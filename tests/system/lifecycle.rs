@@ -13,15 +13,24 @@ use super::daemon::{Daemon, in_namespace};
 fn the_filter_outlives_the_daemon_and_is_adopted() {
     let mut daemon = Daemon::start("adopt", |_| {});
     let program = || {
-        let output = std::process::Command::new("ls").arg("-i").arg("/sys/fs/bpf/clawsec-test-adopt");
-        { output }.output().map(|output| output.status.success()).unwrap_or(false)
+        let output = std::process::Command::new("ls")
+            .arg("-i")
+            .arg("/sys/fs/bpf/clawsec-test-adopt");
+        { output }
+            .output()
+            .map(|output| output.status.success())
+            .unwrap_or(false)
     };
     assert!(program(), "the filter is pinned");
     let stop = AtomicBool::new(false);
     let tries = AtomicU64::new(0);
     let wrong = std::sync::Mutex::new(Vec::new());
-    let inside: SocketAddr = format!("{}:8443", lab::GATEWAY_INSIDE).parse().expect("parse");
-    let outside: SocketAddr = format!("{}:8443", lab::GATEWAY_OUTSIDE).parse().expect("parse");
+    let inside: SocketAddr = format!("{}:8443", lab::GATEWAY_INSIDE)
+        .parse()
+        .expect("parse");
+    let outside: SocketAddr = format!("{}:8443", lab::GATEWAY_OUTSIDE)
+        .parse()
+        .expect("parse");
     let namespaces = [
         std::fs::File::open(daemon.lab.path(Host::Inside)).expect("open"),
         std::fs::File::open(daemon.lab.path(Host::Outside)).expect("open"),
@@ -48,7 +57,10 @@ fn the_filter_outlives_the_daemon_and_is_adopted() {
                         Err(_) => false,
                     };
                     if !right {
-                        wrong.lock().expect("lock").push(format!("{address}: {kind:?}"));
+                        wrong
+                            .lock()
+                            .expect("lock")
+                            .push(format!("{address}: {kind:?}"));
                     }
                     tries.fetch_add(1, Ordering::Relaxed);
                     std::thread::sleep(Duration::from_millis(5));
@@ -68,18 +80,32 @@ fn the_filter_outlives_the_daemon_and_is_adopted() {
     });
     let wrong = wrong.into_inner().expect("lock");
     assert!(wrong.is_empty(), "{wrong:?}");
-    assert!(tries.load(Ordering::Relaxed) > 100, "the test sent packets throughout");
+    assert!(
+        tries.load(Ordering::Relaxed) > 100,
+        "the test sent packets throughout"
+    );
 }
 
 #[test]
 fn a_dead_gateway_process_is_started_again_and_recorded() {
     let daemon = Daemon::start("regate", |_| {});
-    let pid = daemon.status()["gateway_pid"].as_u64().expect("a pid").to_string();
-    std::process::Command::new("kill").args(["-KILL", &pid]).status().expect("run kill");
-    daemon.await_record("the gateway's end", |record| record["action"] == "gateway_exit");
+    let pid = daemon.status()["gateway_pid"]
+        .as_u64()
+        .expect("a pid")
+        .to_string();
+    std::process::Command::new("kill")
+        .args(["-KILL", &pid])
+        .status()
+        .expect("run kill");
+    daemon.await_record("the gateway's end", |record| {
+        record["action"] == "gateway_exit"
+    });
     let deadline = Instant::now() + Duration::from_secs(10);
     while daemon.get(Host::Inside, "/").status != 200 {
-        assert!(Instant::now() < deadline, "the gateway process does not come back");
+        assert!(
+            Instant::now() < deadline,
+            "the gateway process does not come back"
+        );
         std::thread::sleep(Duration::from_millis(100));
     }
 }
@@ -89,14 +115,24 @@ fn a_ban_drops_an_allowed_source_and_ends() {
     let daemon = Daemon::start("ban", |_| {});
     assert_eq!(daemon.get(Host::Inside, "/").status, 200);
     let banned = daemon.clawsec(&["ban", "add", lab::CLIENT_INSIDE, "--for", "1h"]);
-    assert!(banned.status.success(), "{}", String::from_utf8_lossy(&banned.stderr));
-    assert_eq!(daemon.get(Host::Inside, "/").exit, 28, "banned packets are dropped");
+    assert!(
+        banned.status.success(),
+        "{}",
+        String::from_utf8_lossy(&banned.stderr)
+    );
+    assert_eq!(
+        daemon.get(Host::Inside, "/").exit,
+        28,
+        "banned packets are dropped"
+    );
     let list = daemon.clawsec(&["ban", "list"]);
     assert!(String::from_utf8_lossy(&list.stdout).contains(lab::CLIENT_INSIDE));
     let removed = daemon.clawsec(&["ban", "remove", lab::CLIENT_INSIDE]);
     assert!(removed.status.success());
     assert_eq!(daemon.get(Host::Inside, "/").status, 200);
-    let address: SocketAddr = format!("{}:8443", lab::GATEWAY_INSIDE).parse().expect("parse");
+    let address: SocketAddr = format!("{}:8443", lab::GATEWAY_INSIDE)
+        .parse()
+        .expect("parse");
     in_namespace(&daemon.lab, Host::Inside, || {
         TcpStream::connect_timeout(&address, Duration::from_secs(2)).expect("connect again");
     });

@@ -9,7 +9,9 @@ use super::daemon::{Daemon, KEY};
 fn a_changed_file_switches_both_planes_at_once() {
     let daemon = Daemon::start("reload", |_| {});
     assert_eq!(daemon.get(Host::Outside, "/").exit, 28);
-    let before = daemon.status()["generation"].as_u64().expect("a generation");
+    let before = daemon.status()["generation"]
+        .as_u64()
+        .expect("a generation");
     daemon.rewrite_config(|config| {
         config["security"]["network"]["allowedIPs"] = json!(["192.0.2.0/24", "198.51.100.0/24"]);
         config["tools"]["deny"] = json!(["sessions_list"]);
@@ -17,10 +19,22 @@ fn a_changed_file_switches_both_planes_at_once() {
     daemon.await_record("the reload", |record| {
         record["action"] == "reload" && record["outcome"] == "allow"
     });
-    assert_eq!(daemon.get(Host::Outside, "/").status, 200, "the new prefix is allowed");
-    assert_eq!(daemon.invoke(&json!({ "tool": "sessions_list" })).status, 404);
+    assert_eq!(
+        daemon.get(Host::Outside, "/").status,
+        200,
+        "the new prefix is allowed"
+    );
+    assert_eq!(
+        daemon.invoke(&json!({ "tool": "sessions_list" })).status,
+        404
+    );
     assert_eq!(daemon.invoke(&json!({ "tool": "browser" })).status, 200);
-    assert!(daemon.status()["generation"].as_u64().expect("a generation") > before);
+    assert!(
+        daemon.status()["generation"]
+            .as_u64()
+            .expect("a generation")
+            > before
+    );
 }
 
 #[test]
@@ -33,7 +47,11 @@ fn an_invalid_file_changes_nothing_and_is_recorded() {
     daemon.await_record("the refused reload", |record| {
         record["action"] == "reload" && record["outcome"] == "error"
     });
-    assert_eq!(daemon.get(Host::Inside, "/").status, 200, "the old policy stays");
+    assert_eq!(
+        daemon.get(Host::Inside, "/").status,
+        200,
+        "the old policy stays"
+    );
     assert_eq!(daemon.get(Host::Outside, "/").exit, 28);
 
     // A certificate that does not fit is the gateway process's own refusal.
@@ -46,7 +64,11 @@ fn an_invalid_file_changes_nothing_and_is_recorded() {
         let detail = record["detail"].as_str().unwrap_or_default();
         record["action"] == "reload" && record["outcome"] == "error" && detail.contains("key")
     });
-    assert_eq!(daemon.get(Host::Inside, "/").status, 200, "the old certificate stays");
+    assert_eq!(
+        daemon.get(Host::Inside, "/").status,
+        200,
+        "the old certificate stays"
+    );
     assert_eq!(daemon.get(Host::Outside, "/").exit, 28);
 }
 

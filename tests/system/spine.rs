@@ -28,8 +28,7 @@ fn each_decision_is_enforced_and_recorded() {
     let refused = daemon.curl(Host::Inside, "/tools/invoke", &["--json", "{}"]);
     assert_eq!(refused.status, 401, "{refused:?}");
     assert_eq!(
-        refused.body,
-        r#"{"error":{"message":"Unauthorized","type":"unauthorized"}}"#,
+        refused.body, r#"{"error":{"message":"Unauthorized","type":"unauthorized"}}"#,
         "the gateway's own words"
     );
     daemon.await_record("the refusal", |record| {
@@ -41,7 +40,12 @@ fn each_decision_is_enforced_and_recorded() {
 
     let forwarded = daemon.invoke(&json!({ "tool": "sessions_list" }));
     assert_eq!(forwarded.status, 200, "{forwarded:?}");
-    assert!(forwarded.body.contains("stand-in gateway ran sessions_list"), "{forwarded:?}");
+    assert!(
+        forwarded
+            .body
+            .contains("stand-in gateway ran sessions_list"),
+        "{forwarded:?}"
+    );
 
     let requests = daemon.seen.requests.load(Ordering::Relaxed);
     let denied = daemon.invoke(&json!({ "tool": " Browser " }));
@@ -59,7 +63,10 @@ fn each_decision_is_enforced_and_recorded() {
         daemon.invoke(&json!({ "tool": "bash", "args": { "command": "echo $((6*7)); id -u" } }));
     assert_eq!(executed.status, 200, "{executed:?}");
     let body: Value = serde_json::from_str(&executed.body).expect("a JSON body");
-    assert_eq!(body["result"]["content"][0]["text"], "42\n65534\n", "{body}");
+    assert_eq!(
+        body["result"]["content"][0]["text"], "42\n65534\n",
+        "{body}"
+    );
     assert_eq!(body["result"]["details"]["exitCode"], 0, "{body}");
     daemon.await_record("the execution", |record| {
         record["event"] == "tool"
@@ -69,7 +76,10 @@ fn each_decision_is_enforced_and_recorded() {
             && record["sandbox"]["exit"] == 0
     });
     let after = daemon.seen.requests.load(Ordering::Relaxed);
-    assert_eq!(after, requests, "neither a denied nor a sandboxed tool reaches the gateway");
+    assert_eq!(
+        after, requests,
+        "neither a denied nor a sandboxed tool reaches the gateway"
+    );
 }
 
 #[test]
@@ -77,24 +87,40 @@ fn no_packet_of_a_stranger_reaches_the_host() {
     let daemon = Daemon::start("stranger", |_| {});
     let before = segments(&daemon);
     let refused = daemon.get(Host::Outside, "/");
-    assert_eq!(refused.exit, 28, "a stranger's connection times out: {refused:?}");
-    let v6: SocketAddr = format!("[{}]:8443", lab::GATEWAY_OUTSIDE_V6).parse().expect("parse");
+    assert_eq!(
+        refused.exit, 28,
+        "a stranger's connection times out: {refused:?}"
+    );
+    let v6: SocketAddr = format!("[{}]:8443", lab::GATEWAY_OUTSIDE_V6)
+        .parse()
+        .expect("parse");
     let over_v6 = in_namespace(&daemon.lab, Host::Outside, || {
         TcpStream::connect_timeout(&v6, Duration::from_secs(2)).map(drop)
     });
-    assert_eq!(over_v6.map_err(|e| e.kind()), Err(std::io::ErrorKind::TimedOut));
+    assert_eq!(
+        over_v6.map_err(|e| e.kind()),
+        Err(std::io::ErrorKind::TimedOut)
+    );
     assert_eq!(segments(&daemon), before, "TCP saw no segment");
 
     // Only TCP to protected ports is judged: neighbours, ping and other ports live on.
     let mut ping = daemon.lab.command(Host::Outside, "ping");
-    if let Ok(output) = ping.args(["-c", "1", "-W", "2", lab::GATEWAY_OUTSIDE]).output() {
+    if let Ok(output) = ping
+        .args(["-c", "1", "-W", "2", lab::GATEWAY_OUTSIDE])
+        .output()
+    {
         assert!(output.status.success(), "ICMP passes");
     }
-    let other: SocketAddr = format!("{}:9", lab::GATEWAY_OUTSIDE).parse().expect("parse");
+    let other: SocketAddr = format!("{}:9", lab::GATEWAY_OUTSIDE)
+        .parse()
+        .expect("parse");
     let closed = in_namespace(&daemon.lab, Host::Outside, || {
         TcpStream::connect_timeout(&other, Duration::from_secs(2)).map(drop)
     });
-    assert_eq!(closed.map_err(|e| e.kind()), Err(std::io::ErrorKind::ConnectionRefused));
+    assert_eq!(
+        closed.map_err(|e| e.kind()),
+        Err(std::io::ErrorKind::ConnectionRefused)
+    );
 
     for address in [lab::CLIENT_OUTSIDE, lab::CLIENT_OUTSIDE_V6] {
         daemon.await_record("the drop", |record| {
@@ -109,7 +135,9 @@ fn no_packet_of_a_stranger_reaches_the_host() {
 #[test]
 fn recorded_counts_equal_the_kernels_counters() {
     let mut daemon = Daemon::start("sums", |_| {});
-    let address: SocketAddr = format!("{}:8443", lab::GATEWAY_OUTSIDE).parse().expect("parse");
+    let address: SocketAddr = format!("{}:8443", lab::GATEWAY_OUTSIDE)
+        .parse()
+        .expect("parse");
     in_namespace(&daemon.lab, Host::Outside, || {
         for _ in 0..300 {
             // Each try is one SYN and at most one more; none is answered.
@@ -180,6 +208,9 @@ fn segments(daemon: &Daemon) -> u64 {
     let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
     let names: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
     let values: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
-    let index = names.iter().position(|&name| name == "InSegs").expect("InSegs");
+    let index = names
+        .iter()
+        .position(|&name| name == "InSegs")
+        .expect("InSegs");
     values[index].parse().expect("a number")
 }

@@ -35,9 +35,32 @@ pub(crate) fn build(release: bool) -> Result<PathBuf> {
 }
 
 /// Builds the BPF object; its path.
-pub(crate) fn kernel_half(toolchain: &Toolchain) -> Result<PathBuf> {
+fn kernel_half(toolchain: &Toolchain) -> Result<PathBuf> {
+    let mut cargo = kernel_cargo(toolchain, "build");
+    run(cargo.args(["--package", "clawsec-ebpf", "--bin", "clawsec-ebpf"]))?;
+    let object = root().join("target/bpf/clawsec.o");
+    let built = build_folder().join(TARGET).join("release/clawsec-ebpf");
+    publish(&built, &object)?;
+    say(&format!("built {}", object.display()));
+    Ok(object)
+}
+
+/// Clippy over the kernel half as it is built for BPF. Needs the same toolchain's clippy
+/// (Debian: `rust-web-clippy`).
+pub(crate) fn lint_kernel_half() -> Result<()> {
+    let toolchain = setup()?;
+    let mut cargo = kernel_cargo(&toolchain, "clippy");
+    run(cargo.args(["--package", "clawsec-ebpf", "--", "-D", "warnings"]))
+}
+
+/// Apart from the host's, so that neither build undoes the other.
+fn build_folder() -> PathBuf {
+    root().join("target/bpf-build")
+}
+
+/// Cargo for the BPF target.
+fn kernel_cargo(toolchain: &Toolchain, verb: &str) -> Command {
     let root = root();
-    let build = root.join("target/bpf-build");
     let mut flags = vec![
         // 64-bit compare-and-swap, kernel 5.12. `-Clink-arg=--cpu=v3` would be given twice.
         "-Ctarget-cpu=v3".to_owned(),
@@ -62,13 +85,12 @@ pub(crate) fn kernel_half(toolchain: &Toolchain) -> Result<PathBuf> {
     let mut cargo = Command::new(&toolchain.cargo);
     cargo
         .current_dir(&root)
-        .args(["build", "--release", "-Zbuild-std=core", "--target", TARGET])
-        .args(["--package", "clawsec-ebpf", "--bin", "clawsec-ebpf"])
+        .args([verb, "--release", "-Zbuild-std=core", "--target", TARGET])
         // The daemon's release profile strips; here that would strip BTF's source.
         .args(["--config", "profile.release.strip=false"])
         .args(["--config", "profile.release.lto=false"])
         .arg("--target-dir")
-        .arg(&build)
+        .arg(build_folder())
         .env("RUSTC", &toolchain.rustc)
         // `-Z` and the intrinsics, on a stable compiler, for this one crate.
         .env("RUSTC_BOOTSTRAP", "1")
@@ -84,13 +106,7 @@ pub(crate) fn kernel_half(toolchain: &Toolchain) -> Result<PathBuf> {
     ] {
         cargo.env_remove(inherited);
     }
-    run(&mut cargo)?;
-
-    let object = root.join("target/bpf/clawsec.o");
-    let built = build.join(TARGET).join("release/clawsec-ebpf");
-    publish(&built, &object)?;
-    say(&format!("built {}", object.display()));
-    Ok(object)
+    cargo
 }
 
 /// Copies only what changed: the daemon is built again whenever this file is written.
@@ -103,9 +119,4 @@ fn publish(built: &PathBuf, object: &PathBuf) -> Result<()> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     fs::write(object, new).with_context(|| format!("cannot write {}", object.display()))
-}
-
-/// Clippy over the kernel half as it is built for BPF.
-pub(crate) fn lint_kernel_half() -> Result<()> {
-    kernel_cargo(&setup()?, &["clippy"], &["--", "-D", "warnings"])
 }

@@ -4,16 +4,31 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-use xtask::say;
 use crate::{build, tidy, tiers};
+use xtask::say;
 
 /// Format, lints on the host and BPF crates, tidy, docs, then every tier of tests.
 pub(crate) fn run(skip_tests: bool) -> anyhow::Result<()> {
     step("format", &["fmt", "--all", "--check"], &[])?;
     tidy::run()?;
-    step("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
+    step(
+        "lints",
+        &[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ],
+        &[],
+    )?;
     build::lint_kernel_half()?;
-    step("docs", &["doc", "--workspace", "--no-deps", "--quiet"], &[("RUSTDOCFLAGS", "-D warnings")])?;
+    step(
+        "docs",
+        &["doc", "--workspace", "--no-deps", "--quiet"],
+        &[("RUSTDOCFLAGS", "-D warnings")],
+    )?;
     if skip_tests {
         return Ok(());
     }
@@ -28,5 +43,9 @@ fn step(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> anyhow:
         .current_dir(xtask::root())
         .status()
         .with_context(|| format!("run cargo {}", arguments.join(" ")))?;
-    if status.success() { Ok(()) } else { bail!("{name}: cargo {} failed", arguments.join(" ")) }
+    if status.success() {
+        Ok(())
+    } else {
+        bail!("{name}: cargo {} failed", arguments.join(" "))
+    }
 }

@@ -25,8 +25,10 @@ const UPSTREAM: &str = "127.0.0.1:18789";
 /// Sets up, starts, prints what to try, and waits for Ctrl-C.
 pub(crate) fn run(upstream: Option<&str>) -> anyhow::Result<()> {
     if !crate::tiers::is_root()? {
-        bail!("the demo loads a BPF program and makes network namespaces: run it as root, \
-               `sudo -E env PATH=\"$PATH\" cargo xtask run`");
+        bail!(
+            "the demo loads a BPF program and makes network namespaces: run it as root, \
+               `sudo -E env PATH=\"$PATH\" cargo xtask run`"
+        );
     }
     let clawsec = build::build(false)?;
     ensure_user("clawsec", None)?;
@@ -41,7 +43,12 @@ pub(crate) fn run(upstream: Option<&str>) -> anyhow::Result<()> {
     if upstream.is_none() {
         let this = std::env::current_exe().context("find this program")?;
         let mut standin = lab.command(Host::Gateway, &this.to_string_lossy());
-        children.0.push(standin.arg("stand-in").spawn().context("start the stand-in gateway")?);
+        children.0.push(
+            standin
+                .arg("stand-in")
+                .spawn()
+                .context("start the stand-in gateway")?,
+        );
     }
     let mut daemon = lab.command(Host::Gateway, &clawsec.to_string_lossy());
     daemon
@@ -90,13 +97,17 @@ impl Folder {
         if path.exists() {
             fs::remove_dir_all(&path).context("remove the files of an earlier demo")?;
         }
-        fs::DirBuilder::new().mode(0o700).create(&path).context("create /run/clawsec-demo")?;
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .context("create /run/clawsec-demo")?;
         Ok(Self(path))
     }
 
     fn fill(&self, key: &str, provider: &str, upstream: Option<&str>) -> anyhow::Result<()> {
         let names = ["localhost", lab::GATEWAY_INSIDE, lab::GATEWAY_OUTSIDE].map(str::to_owned);
-        let certificate = rcgen::generate_simple_self_signed(names).context("make a certificate")?;
+        let certificate =
+            rcgen::generate_simple_self_signed(names).context("make a certificate")?;
         self.write("cert.pem", &certificate.cert.pem())?;
         self.write("key.pem", &certificate.signing_key.serialize_pem())?;
         self.write("api-key", key)?;
@@ -134,7 +145,9 @@ struct Children(Vec<Child>);
 
 impl Children {
     fn any_ended(&mut self) -> bool {
-        self.0.iter_mut().any(|child| !matches!(child.try_wait(), Ok(None)))
+        self.0
+            .iter_mut()
+            .any(|child| !matches!(child.try_wait(), Ok(None)))
     }
 }
 
@@ -142,7 +155,10 @@ impl Drop for Children {
     fn drop(&mut self) {
         for child in self.0.iter_mut().rev() {
             let pid = child.id().to_string();
-            let _gone = Command::new("kill").args(["-TERM", &pid]).stderr(Stdio::null()).status();
+            let _gone = Command::new("kill")
+                .args(["-TERM", &pid])
+                .stderr(Stdio::null())
+                .status();
             let deadline = Instant::now() + Duration::from_secs(15);
             while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(50));
@@ -165,8 +181,10 @@ fn choose_provider(clawsec: &Path) -> anyhow::Result<&'static str> {
     if Path::new("/usr/bin/firejail").exists() {
         return Ok("firejail");
     }
-    say("neither docker (with busybox-static) nor firejail is here: tools run as an ordinary \
-         user without a sandbox");
+    say(
+        "neither docker (with busybox-static) nor firejail is here: tools run as an ordinary \
+         user without a sandbox",
+    );
     Ok("none")
 }
 
@@ -176,7 +194,9 @@ fn random_key() -> anyhow::Result<String> {
     fs::File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut bytes))
         .context("read /dev/urandom")?;
-    Ok(bytes.iter().fold(String::from("demo-"), |text, byte| format!("{text}{byte:02x}")))
+    Ok(bytes.iter().fold(String::from("demo-"), |text, byte| {
+        format!("{text}{byte:02x}")
+    }))
 }
 
 fn wait_until_ready(
@@ -205,7 +225,9 @@ fn wait_until_ready(
 
 fn curl(lab: &Lab, folder: &Folder) -> Command {
     let mut command = lab.command(Host::Inside, "curl");
-    command.args(["-sS", "--max-time", "5", "--cacert"]).arg(folder.0.join("cert.pem"));
+    command
+        .args(["-sS", "--max-time", "5", "--cacert"])
+        .arg(folder.0.join("cert.pem"));
     command
 }
 
@@ -226,5 +248,7 @@ fn print_what_to_try(
         .replace("@FOLDER@", &folder.to_string())
         .replace("@PROVIDER@", provider)
         .replace("@CLAWSEC@", &clawsec.display().to_string());
-    std::io::stdout().write_all(text.as_bytes()).context("print")
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .context("print")
 }

@@ -41,7 +41,9 @@ pub enum Host {
 impl Lab {
     /// Makes the hosts; `name` is at most 8 characters, since it is part of namespaces' names.
     pub fn new(name: &str) -> anyhow::Result<Self> {
-        let lab = Self { name: name.to_owned() };
+        let lab = Self {
+            name: name.to_owned(),
+        };
         lab.remove();
         for host in [Host::Gateway, Host::Inside, Host::Outside] {
             ip(&["netns", "add", &lab.namespace(host)])?;
@@ -81,7 +83,10 @@ impl Lab {
     /// remount /sys and hide bpffs.
     pub fn command(&self, host: Host, program: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.path(host).display())).arg("--").arg(program);
+        command
+            .arg(format!("--net={}", self.path(host).display()))
+            .arg("--")
+            .arg(program);
         command
     }
 
@@ -102,11 +107,20 @@ impl Lab {
             "-n", &gateway, "link", "add", interface, "type", "veth", "peer", "name", "eth0",
             "netns", &peer,
         ])?;
-        for (namespace, device, addresses) in
-            [(&gateway, interface, gateway_addresses), (&peer, "eth0", peer_addresses)]
-        {
+        for (namespace, device, addresses) in [
+            (&gateway, interface, gateway_addresses),
+            (&peer, "eth0", peer_addresses),
+        ] {
             let [v4, v6] = addresses;
-            ip(&["-n", namespace, "addr", "add", &format!("{v4}/24"), "dev", device])?;
+            ip(&[
+                "-n",
+                namespace,
+                "addr",
+                "add",
+                &format!("{v4}/24"),
+                "dev",
+                device,
+            ])?;
             let v6 = format!("{v6}/64");
             // Without duplicate address detection the address can be bound at once.
             ip(&["-n", namespace, "addr", "add", &v6, "dev", device, "nodad"])?;
@@ -133,17 +147,25 @@ impl Drop for Lab {
 }
 
 fn ip(arguments: &[&str]) -> anyhow::Result<()> {
-    let output = Command::new("ip").args(arguments).output().context("run ip (package iproute2)")?;
+    let output = Command::new("ip")
+        .args(arguments)
+        .output()
+        .context("run ip (package iproute2)")?;
     if output.status.success() {
         return Ok(());
     }
-    bail!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim())
+    bail!(
+        "ip {}: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr).trim()
+    )
 }
 
 /// Makes a system user if it is absent; says so.
 pub fn ensure_user(name: &str, home: Option<&str>) -> anyhow::Result<()> {
-    let known = Command::new("id").arg("-u").arg(name).stdout(Stdio::null()).stderr(Stdio::null());
-    if { known }.status().context("run id")?.success() {
+    let mut known = Command::new("id");
+    known.arg("-u").arg(name).stdout(Stdio::null()).stderr(Stdio::null());
+    if known.status().context("run id")?.success() {
         return Ok(());
     }
     let mut command = Command::new("useradd");
@@ -153,7 +175,10 @@ pub fn ensure_user(name: &str, home: Option<&str>) -> anyhow::Result<()> {
         None => command.args(["--system", "--no-create-home", "--home-dir", "/nonexistent"]),
     };
     say(&format!("making the user {name}"));
-    let status = command.arg(name).status().context("run useradd (package passwd)")?;
+    let status = command
+        .arg(name)
+        .status()
+        .context("run useradd (package passwd)")?;
     if !status.success() {
         bail!("useradd {name} failed");
     }

@@ -13,7 +13,11 @@ mod tiers;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "Builds, runs, tests and ships clawsec", version)]
+#[command(
+    name = "cargo xtask",
+    about = "Builds, runs, tests and ships clawsec",
+    version
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -61,7 +65,11 @@ fn main() -> anyhow::Result<()> {
         Command::Setup => setup::setup().map(|_| ()),
         Command::Build { release } => build::build(release).map(|_| ()),
         Command::Run { upstream } => demo::run(upstream.as_deref()),
-        Command::Test { tier, strict, filter } => tiers::run(tier, filter.as_deref(), strict),
+        Command::Test {
+            tier,
+            strict,
+            filter,
+        } => tiers::run(tier, filter.as_deref(), strict),
         Command::Ci { skip_tests } => ci::run(skip_tests),
         Command::StandIn => demo::stand_in(),
     }

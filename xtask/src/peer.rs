@@ -20,10 +20,16 @@ pub(crate) fn install() -> anyhow::Result<PathBuf> {
     let node = folder.join("node22/node_modules/node/bin");
     if !node.join("node").is_file() {
         say("installing Node 22 from npm for the real gateway (.cache/peer)");
-        npm(&folder.join("node22"), r#"{"private":true,"dependencies":{"node":"22"}}"#, None)?;
+        npm(
+            &folder.join("node22"),
+            r#"{"private":true,"dependencies":{"node":"22"}}"#,
+            None,
+        )?;
     }
     if !folder.join("cb/node_modules/.bin/clawdbot").exists() {
-        say(&format!("installing clawdbot@{CLAWDBOT} from npm (about a minute)"))?;
+        say(&format!(
+            "installing clawdbot@{CLAWDBOT} from npm (about a minute)"
+        ))?;
         // libsignal is a git dependency there; the package of the same name serves offline.
         let manifest = format!(
             r#"{{"private":true,"dependencies":{{"clawdbot":"{CLAWDBOT}"}},"overrides":{{"libsignal":"2.0.1"}}}}"#
@@ -38,7 +44,13 @@ fn npm(folder: &Path, manifest: &str, node: Option<&Path>) -> anyhow::Result<()>
     fs::write(folder.join("package.json"), manifest)
         .with_context(|| format!("write {}/package.json", folder.display()))?;
     let mut command = Command::new("npm");
-    command.args(["install", "--omit=dev", "--no-audit", "--no-fund", "--loglevel=error"]);
+    command.args([
+        "install",
+        "--omit=dev",
+        "--no-audit",
+        "--no-fund",
+        "--loglevel=error",
+    ]);
     if let Some(node) = node {
         // Node itself comes with an install script that fetches its binary; the gateway's
         // dependencies need none of theirs.
@@ -47,6 +59,13 @@ fn npm(folder: &Path, manifest: &str, node: Option<&Path>) -> anyhow::Result<()>
         let paths = std::iter::once(node.to_owned()).chain(std::env::split_paths(&path));
         command.env("PATH", std::env::join_paths(paths)?);
     }
-    let status = command.current_dir(folder).status().context("run npm (package npm)")?;
-    if status.success() { Ok(()) } else { bail!("npm install failed in {}", folder.display()) }
+    let status = command
+        .current_dir(folder)
+        .status()
+        .context("run npm (package npm)")?;
+    if status.success() {
+        Ok(())
+    } else {
+        bail!("npm install failed in {}", folder.display())
+    }
 }

@@ -42,7 +42,10 @@ struct Request {
 
 impl Request {
     fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -74,7 +77,10 @@ fn answer(request: &Request, token: &str) -> (&'static str, &'static str, String
         ),
         ("POST", "/tools/invoke") => {
             let call: serde_json::Value = serde_json::from_str(&request.body).unwrap_or_default();
-            let tool = call.get("tool").and_then(|tool| tool.as_str()).unwrap_or("?");
+            let tool = call
+                .get("tool")
+                .and_then(|tool| tool.as_str())
+                .unwrap_or("?");
             let text = format!("the stand-in gateway ran {tool}");
             let body = serde_json::json!({
                 "ok": true,
@@ -83,8 +89,11 @@ fn answer(request: &Request, token: &str) -> (&'static str, &'static str, String
             ("200 OK", JSON, body.to_string())
         }
         ("POST", "/echo") => {
-            let headers: Vec<String> =
-                request.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+            let headers: Vec<String> = request
+                .headers
+                .iter()
+                .map(|(name, value)| format!("{name}: {value}"))
+                .collect();
             let body = serde_json::json!({ "headers": headers, "body": request.body });
             ("200 OK", JSON, body.to_string())
         }
@@ -98,7 +107,9 @@ fn answer(request: &Request, token: &str) -> (&'static str, &'static str, String
 
 /// Reads one request with a `Content-Length` or chunked body; `None` at the end of the stream.
 fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
-    let Some(line) = read_line(reader)? else { return Ok(None) };
+    let Some(line) = read_line(reader)? else {
+        return Ok(None);
+    };
     let mut words = line.split(' ');
     let method = words.next().unwrap_or_default().to_owned();
     let path = words.next().unwrap_or_default().to_owned();
@@ -108,7 +119,12 @@ fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
             headers.push((name.trim().to_lowercase(), value.trim().to_owned()));
         }
     }
-    let mut request = Request { method, path, headers, body: String::new() };
+    let mut request = Request {
+        method,
+        path,
+        headers,
+        body: String::new(),
+    };
     let mut body = Vec::new();
     if request.header("transfer-encoding") == Some("chunked") {
         while let Some(line) = read_line(reader)? {
@@ -140,5 +156,9 @@ fn read_exactly(reader: &mut impl Read, length: u64, body: &mut Vec<u8>) -> io::
         return Err(io::Error::other("body too large"));
     }
     let read = reader.take(length).read_to_end(body)?;
-    if read as u64 == length { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    if read as u64 == length {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
 }

@@ -12,13 +12,19 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let root = xtask::root();
     let mut breaches = Vec::new();
     for file in tracked(&root)? {
-        let Ok(text) = fs::read_to_string(root.join(&file)) else { continue };
+        let Ok(text) = fs::read_to_string(root.join(&file)) else {
+            continue;
+        };
         check(&file, &text, &mut breaches);
     }
     for breach in &breaches {
         say(&format!("tidy: {breach}"));
     }
-    if breaches.is_empty() { Ok(()) } else { bail!("tidy: {} breaches", breaches.len()) }
+    if breaches.is_empty() {
+        Ok(())
+    } else {
+        bail!("tidy: {} breaches", breaches.len())
+    }
 }
 
 fn tracked(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
@@ -27,12 +33,17 @@ fn tracked(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
         .current_dir(root)
         .output()
         .context("run git ls-files")?;
-    Ok(String::from_utf8_lossy(&output.stdout).lines().map(PathBuf::from).collect())
+    Ok(String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(PathBuf::from)
+        .collect())
 }
 
 fn check(file: &Path, text: &str, breaches: &mut Vec<String>) {
     let name = file.to_string_lossy();
-    if name.ends_with("Cargo.toml") && name != "Cargo.toml" && !text.contains("[lints]\nworkspace = true")
+    if name.ends_with("Cargo.toml")
+        && name != "Cargo.toml"
+        && !text.contains("[lints]\nworkspace = true")
     {
         breaches.push(format!("{name}: does not inherit the workspace's lints"));
     }
@@ -67,7 +78,9 @@ fn mentions(code: &str, word: &str) -> bool {
     let is_part = |c: char| c.is_alphanumeric() || c == '_';
     code.match_indices(word).any(|(at, _)| {
         let before = code.get(..at).and_then(|text| text.chars().next_back());
-        let after = code.get(at + word.len()..).and_then(|text| text.chars().next());
+        let after = code
+            .get(at + word.len()..)
+            .and_then(|text| text.chars().next());
         !before.is_some_and(is_part) && !after.is_some_and(is_part)
     })
 }
@@ -88,7 +101,17 @@ const RULES: &[Rule] = &[
     Rule {
         within: &["clawsec-user/src/policy/"],
         allowed: &[],
-        words: &["tokio", "serde", "std::fs", "std::io", "SystemTime", "Instant", "tracing", "crate::config", "crate::gateway"],
+        words: &[
+            "tokio",
+            "serde",
+            "std::fs",
+            "std::io",
+            "SystemTime",
+            "Instant",
+            "tracing",
+            "crate::config",
+            "crate::gateway",
+        ],
         says: "policy is pure: no IO, no clock, nothing of ours",
     },
     Rule {
@@ -107,30 +130,53 @@ const RULES: &[Rule] = &[
             "clawsec-user/src/cli/",
             "clawsec-user/src/supervisor/admin.rs",
         ],
-        words: &["derive(Serialize", "derive(Deserialize", "Serialize,", "Deserialize)"],
+        words: &[
+            "derive(Serialize",
+            "derive(Deserialize",
+            "Serialize,",
+            "Deserialize)",
+        ],
         says: "serde derives live where formats are promised",
     },
     Rule {
         within: &["clawsec-user/src/"],
-        allowed: &["clawsec-user/src/gateway/auth.rs", "clawsec-user/src/policy/"],
+        allowed: &[
+            "clawsec-user/src/gateway/auth.rs",
+            "clawsec-user/src/policy/",
+        ],
         words: &["credentials.authenticate"],
         says: "a Principal is made in gateway/auth.rs only",
     },
     Rule {
         within: &["clawsec-user/src/gateway/"],
         allowed: &[],
-        words: &["crate::supervisor", "crate::enforcer", "crate::sandbox", "crate::audit"],
+        words: &[
+            "crate::supervisor",
+            "crate::enforcer",
+            "crate::sandbox",
+            "crate::audit",
+        ],
         says: "the gateway shares only ipc, event, config and policy with the supervisor",
     },
     Rule {
-        within: &["clawsec-user/src/enforcer/", "clawsec-user/src/sandbox/", "clawsec-user/src/audit/"],
+        within: &[
+            "clawsec-user/src/enforcer/",
+            "clawsec-user/src/sandbox/",
+            "clawsec-user/src/audit/",
+        ],
         allowed: &[],
         words: &["crate::supervisor", "crate::gateway", "crate::cli"],
         says: "siblings do not import each other",
     },
     Rule {
         within: &["clawsec-user/", "clawsec-common/", "tests/", "xtask/"],
-        allowed: &["clawsec-common/src/abi.rs", "clawsec-user/src/enforcer/", "clawsec-user/src/sandbox/child.rs", "tests/kernel/", "xtask/src/tidy.rs"],
+        allowed: &[
+            "clawsec-common/src/abi.rs",
+            "clawsec-user/src/enforcer/",
+            "clawsec-user/src/sandbox/child.rs",
+            "tests/kernel/",
+            "xtask/src/tidy.rs",
+        ],
         words: &["unsafe"],
         says: "unsafe only in the named files",
     },
@@ -155,15 +201,30 @@ mod tests {
     #[test]
     fn breaches_are_found_and_named() {
         let rows = [
-            ("clawsec-user/src/policy/x.rs", "//! P.\nuse tokio::net;\n", "policy is pure"),
-            ("clawsec-user/src/gateway/x.rs", "//! P.\nuse aya::Ebpf;\n", "only enforcer"),
-            ("clawsec-user/src/gateway/x.rs", "use std::net;\n", "purpose"),
+            (
+                "clawsec-user/src/policy/x.rs",
+                "//! P.\nuse tokio::net;\n",
+                "policy is pure",
+            ),
+            (
+                "clawsec-user/src/gateway/x.rs",
+                "//! P.\nuse aya::Ebpf;\n",
+                "only enforcer",
+            ),
+            (
+                "clawsec-user/src/gateway/x.rs",
+                "use std::net;\n",
+                "purpose",
+            ),
             ("clawsec-user/Cargo.toml", "[package]\n", "lints"),
         ];
         for (name, text, expected) in rows {
             let mut breaches = Vec::new();
             check(Path::new(name), text, &mut breaches);
-            assert!(breaches.iter().any(|b| b.contains(expected)), "{name}: {breaches:?}");
+            assert!(
+                breaches.iter().any(|b| b.contains(expected)),
+                "{name}: {breaches:?}"
+            );
         }
     }
 
@@ -172,7 +233,11 @@ mod tests {
         assert!(!mentions("let ayah = 1;", "aya"));
         assert!(mentions("use aya::x;", "aya"));
         let mut breaches = Vec::new();
-        check(Path::new("clawsec-user/src/cli/x.rs"), "//! P.\n// aya does this\n", &mut breaches);
+        check(
+            Path::new("clawsec-user/src/cli/x.rs"),
+            "//! P.\n// aya does this\n",
+            &mut breaches,
+        );
         assert_eq!(breaches, Vec::<String>::new());
     }
 }

@@ -46,11 +46,7 @@ struct Count {
 }
 
 /// Runs the tiers and prints one line for each, then the sum.
-pub(crate) fn run(
-    only: Option<Tier>,
-    filter: Option<&str>,
-    strict: bool,
-) -> anyhow::Result<()> {
+pub(crate) fn run(only: Option<Tier>, filter: Option<&str>, strict: bool) -> anyhow::Result<()> {
     let wanted = only.map_or_else(|| Tier::value_variants().to_vec(), |tier| vec![tier]);
     let mut lines = Vec::new();
     let mut total = Count::default();
@@ -61,12 +57,17 @@ pub(crate) fn run(
             Err(why) => {
                 let count = listed(tier, filter)?;
                 not_run += count;
-                lines.push(format!("tier {tier}: cannot run here, {count} tests not run: {why:#}"));
+                lines.push(format!(
+                    "tier {tier}: cannot run here, {count} tests not run: {why:#}"
+                ));
                 continue;
             }
         };
         let count = run_tier(tier, filter, &environment)?;
-        lines.push(format!("tier {tier}: {} passed, {} failed", count.passed, count.failed));
+        lines.push(format!(
+            "tier {tier}: {} passed, {} failed",
+            count.passed, count.failed
+        ));
         total.passed += count.passed;
         total.failed += count.failed;
     }
@@ -79,7 +80,12 @@ pub(crate) fn run(
     }
     {
         use std::io::Write as _;
-        writeln!(std::io::stdout(), "{} passed, {} failed", total.passed, total.failed)?;
+        writeln!(
+            std::io::stdout(),
+            "{} passed, {} failed",
+            total.passed,
+            total.failed
+        )?;
     }
     if total.failed > 0 {
         bail!("{} tests failed", total.failed);
@@ -134,7 +140,11 @@ pub(crate) fn is_root() -> anyhow::Result<bool> {
 fn need(program: &str, package: &str) -> anyhow::Result<()> {
     let found = std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()));
-    if found { Ok(()) } else { bail!("needs {program} (Debian: apt-get install {package})") }
+    if found {
+        Ok(())
+    } else {
+        bail!("needs {program} (Debian: apt-get install {package})")
+    }
 }
 
 /// The test commands of a tier: the pure tier also runs every crate's unit tests.
@@ -142,7 +152,14 @@ fn commands(tier: Tier, filter: Option<&str>) -> Vec<Command> {
     let mut commands = Vec::new();
     if tier == Tier::Pure {
         let mut units = Command::new(env!("CARGO"));
-        units.args(["test", "--workspace", "--exclude", "clawsec-tests", "--lib", "--bins"]);
+        units.args([
+            "test",
+            "--workspace",
+            "--exclude",
+            "clawsec-tests",
+            "--lib",
+            "--bins",
+        ]);
         units.args(["--", "--quiet"]).args(filter);
         commands.push(units);
     }
@@ -161,21 +178,20 @@ fn commands(tier: Tier, filter: Option<&str>) -> Vec<Command> {
     commands
 }
 
-fn run_tier(
-    tier: Tier,
-    filter: Option<&str>,
-    environment: &Environment,
-) -> anyhow::Result<Count> {
+fn run_tier(tier: Tier, filter: Option<&str>, environment: &Environment) -> anyhow::Result<Count> {
     say(&format!("tier {tier}"));
     let mut count = Count::default();
     for mut command in commands(tier, filter) {
         let command = command.envs(environment.iter().map(|(name, value)| (name, value)));
-        let mut child =
-            command.stdout(Stdio::piped()).spawn().context("run cargo test")?;
+        let mut child = command
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("run cargo test")?;
         let (printed, complete) = relay(&mut child)?;
         count.passed += printed.passed;
         count.failed += printed.failed;
-        if !child.wait().context("wait for cargo test")?.success() && (printed.failed == 0 || !complete)
+        if !child.wait().context("wait for cargo test")?.success()
+            && (printed.failed == 0 || !complete)
         {
             bail!("tier {tier}: cargo test failed before its tests had run");
         }
@@ -212,7 +228,10 @@ fn number_before(text: &str, word: &str) -> u64 {
 fn listed(tier: Tier, filter: Option<&str>) -> anyhow::Result<u64> {
     let mut count = 0;
     for mut command in commands(tier, filter) {
-        let output = command.arg("--list").output().context("run cargo test --list")?;
+        let output = command
+            .arg("--list")
+            .output()
+            .context("run cargo test --list")?;
         let text = String::from_utf8_lossy(&output.stdout);
         count += text.lines().filter(|line| line.ends_with(": test")).count() as u64;
     }

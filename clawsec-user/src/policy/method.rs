@@ -44,7 +44,7 @@ pub fn classify_method(name: &str) -> Method {
             known: true,
         },
         None => Method {
-            class: MethodClass::Manage,
+            class: Manage,
             scope: Some(Scope::Admin),
             known: false,
         },

@@ -155,7 +155,7 @@ impl Policy {
             }
         }
         if let Some(bound) = principal.agents()
-            && facts.request != Request::Route
+            && names_an_agent(&facts)
             && !bound
                 .iter()
                 .any(|allowed| allowed.eq_ignore_ascii_case(agent_of(&facts)))
@@ -212,6 +212,11 @@ impl Policy {
             .iter()
             .find(|agent| agent.id.eq_ignore_ascii_case(id))
     }
+}
+
+/// Whether a request concerns an agent: by name, or because text and tools always go to one.
+fn names_an_agent(facts: &RequestFacts) -> bool {
+    facts.agent.is_some() || matches!(facts.request, Request::Tool(_) | Request::Message)
 }
 
 /// The agent a request goes to: the gateway's default where none is named.
@@ -313,6 +318,12 @@ mod tests {
             Err(Reason::AgentNotAllowed)
         );
         assert_eq!(decide(3, tool("exec", None)), Err(Reason::AgentNotAllowed));
+        let health = Request::Method {
+            name: "health".into(),
+            class: MethodClass::Read,
+            scope: Some(Scope::Read),
+        };
+        assert!(decide(3, RequestFacts::new(health)).is_ok());
     }
 
     #[test]

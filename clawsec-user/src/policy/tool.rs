@@ -158,8 +158,6 @@ impl ToolRules {
     }
 }
 
-pub(crate) const PROFILES: &[&str] = &["minimal", "coding", "messaging", "full"];
-
 fn profile_selectors(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
         "minimal" => &["session_status"],
@@ -323,7 +321,7 @@ mod tests {
     #[test]
     fn an_unknown_profile_is_refused() {
         assert_eq!(ToolRules::new("tools", Some("everything"), &[], &[]), None);
-        for profile in PROFILES {
+        for profile in ["minimal", "coding", "messaging", "full"] {
             assert!(
                 ToolRules::new("tools", Some(profile), &[], &[]).is_some(),
                 "{profile}"
