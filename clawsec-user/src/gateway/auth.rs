@@ -26,6 +26,11 @@ impl Presented {
         }
         Self(KeyDigest(bytes))
     }
+
+    #[cfg(test)]
+    pub(super) fn digest(self) -> KeyDigest {
+        self.0
+    }
 }
 
 /// The key in a request's headers: `Authorization: Bearer` or `X-API-Key`.
