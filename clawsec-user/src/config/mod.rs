@@ -1,13 +1,32 @@
 //! The configuration file: text to checked values, every error at once.
 //!
-//! `load` reads a file, `compile` does the rest without IO: parse JSON5 with positions (`tree`),
-//! substitute `${VAR}` (`substitute`), read field by field (`check`, with the field readers of
-//! `reader`), and give `Config`. Nothing downstream sees an unchecked value.
+//! `load` reads a file and judges who could change it, `compile` does the rest without IO: parse
+//! JSON5 with positions (`tree`), leave out what is the gateway's (`foreign`), substitute `${VAR}`
+//! (`substitute`), read field by field (`check`, with the field readers of `reader`), and give
+//! `Config`. Nothing downstream sees an unchecked value.
 
+mod check;
+mod compile;
+mod foreign;
+mod load;
 mod model;
+mod near;
+mod problem;
+mod reader;
+mod redact;
+mod report;
+mod sources;
+mod substitute;
+mod tree;
+mod trust;
 
+pub use compile::compile;
+pub use load::{find, load};
 pub use model::{
     AuditConfig, AuditOnFailure, BanConfig, Config, Fsync, GatewayConfig, KernelConfig, Listen,
     OnExit, SandboxConfig, SandboxNetwork, SandboxProvider, Secret, TlsConfig, TlsVersion,
     Upstream, Warning, XdpMode,
 };
+pub use problem::{ConfigError, Problem};
+pub use sources::{NoSources, ProcessSources, Sources};
+pub use trust::FileTrust;

@@ -1,0 +1,295 @@
+//! Schema to policy, section by section, in the order an operator reads the manual.
+//!
+//! Invariant: where the file is silent, the answer is never an open one. A reader that finds a
+//! problem reports it and goes on with a default; `Report::finish` then throws the result away.
+
+mod agents;
+mod audit;
+mod auth;
+mod gateway;
+mod network;
+mod sandbox;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use self::network::Network;
+use super::model::{AuditConfig, BanConfig, GatewayConfig, KernelConfig, SandboxConfig};
+use super::reader::{Field, Section};
+use crate::policy::{
+    AddressPolicy, Credentials, GroupId, PacketPolicy, People, Policy, PrincipalSpec, RateClass,
+    RequestLimit, ToolRules, ToolSelector, UserId,
+};
+
+/// Everything the document says.
+pub(super) struct Checked {
+    pub(super) gateway: GatewayConfig,
+    pub(super) policy: Policy,
+    pub(super) packets: PacketPolicy,
+    pub(super) kernel: KernelConfig,
+    pub(super) ban: Option<BanConfig>,
+    pub(super) sandbox: SandboxConfig,
+    pub(super) audit: AuditConfig,
+}
+
+/// Reads the whole document.
+pub(super) fn document(root: &mut Section<'_, '_>) -> Checked {
+    let gateway = root.at("gateway").section(gateway::read);
+    let security = root.at("security").section(security);
+    let tools = root.at("tools").section(tools);
+    // Read by `secrets` before substitution; asked for here so that it is known.
+    root.at("secrets");
+    let mut principals = security.principals;
+    let agents = root
+        .at("agents")
+        .section(|agents| agents::read(agents, &mut principals));
+
+    let Network { kernel, .. } = security.network;
+    let mut tcp_ports = security.network.tcp_ports;
+    let public = gateway
+        .listen
+        .iter()
+        .filter(|listen| !listen.address.ip().is_loopback());
+    tcp_ports.extend(public.map(|listen| listen.address.port()));
+    tcp_ports.sort_unstable();
+    tcp_ports.dedup();
+    let own = |port: u16| {
+        gateway
+            .listen
+            .iter()
+            .any(|listen| listen.address.port() == port)
+    };
+    let guarded = kernel.guard_upstream && gateway::is_local(&gateway.upstream);
+    let guarded_tcp_ports = match gateway.upstream.port {
+        port if guarded && !own(port) => vec![port],
+        _ => Vec::new(),
+    };
+
+    let addresses = AddressPolicy::new(security.network.rules);
+    let packets = PacketPolicy {
+        generation: 0,
+        prefixes: addresses.packet_rules(),
+        classes: security.network.classes,
+        tcp_ports,
+        udp_ports: security.network.udp_ports,
+        guarded_tcp_ports,
+        observe: security.network.observe,
+    };
+    let policy = Policy {
+        generation: 0,
+        addresses,
+        credentials: Credentials::new(principals),
+        people: security.people,
+        tools,
+        sandboxed: security.sandboxed,
+        agents,
+        limit: security.limit,
+    };
+    Checked {
+        gateway,
+        policy,
+        packets,
+        kernel,
+        ban: security.ban,
+        sandbox: security.sandbox,
+        audit: security.audit,
+    }
+}
+
+/// What `security` says.
+struct Security {
+    principals: Vec<PrincipalSpec>,
+    network: Network,
+    limit: RequestLimit,
+    ban: Option<BanConfig>,
+    sandbox: SandboxConfig,
+    sandboxed: ToolRules,
+    people: People,
+    audit: AuditConfig,
+}
+
+fn security(section: &mut Section<'_, '_>) -> Security {
+    let principals = section
+        .at("auth")
+        .required("{ type: \"apiKey\", key } or { type: \"token\", tokens }: clawsec does not start without a key")
+        .object(auth::read)
+        .unwrap_or_default();
+    let rate = section.at("rateLimit").section(rate_limit);
+    let network = section
+        .at("network")
+        .section(|network| network::read(network, rate.connections));
+    let (sandbox, sandboxed) = sandbox::read(section.at("sandbox"));
+    let people = People {
+        users: section
+            .at("users")
+            .section(allow_list)
+            .map(|names| names.iter().map(|name| UserId::new(name)).collect()),
+        groups: section
+            .at("groups")
+            .section(allow_list)
+            .map(|names| names.iter().map(|name| GroupId::new(name)).collect()),
+    };
+    Security {
+        principals,
+        network,
+        limit: rate.limit,
+        ban: rate.ban,
+        sandbox,
+        sandboxed,
+        people,
+        audit: section.at("audit").section(audit::read),
+    }
+}
+
+/// What `security.rateLimit` says.
+struct Rate {
+    limit: RequestLimit,
+    /// The packet plane's default class.
+    connections: RateClass,
+    ban: Option<BanConfig>,
+}
+
+fn rate_limit(section: &mut Section<'_, '_>) -> Rate {
+    let enabled = section.at("enabled").boolean().unwrap_or(true);
+    if !enabled {
+        section
+            .at("enabled")
+            .warn("no limit on requests or connections");
+    }
+    let requests = section.at("requests").small(COUNT).unwrap_or(60);
+    let window_ms = section.at("window").integer(WINDOW_MS).unwrap_or(60_000);
+    // A client opens a connection for its page and one for its socket; 60 requests need 120.
+    let connections = section
+        .at("connections")
+        .small(COUNT)
+        .unwrap_or(requests.saturating_mul(2));
+    section.at("packets").unavailable();
+    let ban = section.at("ban").object(|ban| BanConfig {
+        after: ban
+            .at("after")
+            .required("a whole number")
+            .small(COUNT)
+            .unwrap_or(1),
+        duration: ban
+            .at("for")
+            .required("milliseconds")
+            .millis(1_000..=2_592_000_000)
+            .unwrap_or(Duration::from_secs(60)),
+    });
+    Rate {
+        limit: RequestLimit {
+            enabled,
+            requests,
+            window_ms,
+        },
+        connections: RateClass {
+            burst: if enabled { connections } else { 0 },
+            per_window: connections,
+            window_ms,
+        },
+        ban,
+    }
+}
+
+/// `users` and `groups`: a list that is left out admits everybody, an empty one nobody.
+fn allow_list(section: &mut Section<'_, '_>) -> Option<Vec<String>> {
+    let names = section.at("allowList").texts()?;
+    if names.is_empty() {
+        section
+            .at("allowList")
+            .warn("an empty list admits nobody; leave it out to admit everybody");
+    }
+    Some(names)
+}
+
+/// `tools`, of the document, of an agent or of a token.
+fn tools(section: &mut Section<'_, '_>) -> ToolRules {
+    let profile = section.at("profile").choice(PROFILES);
+    let allow = section.at("allow").list(selector).unwrap_or_default();
+    let deny = section.at("deny").list(selector).unwrap_or_default();
+    ToolRules::new(section.path(), profile, &allow, &deny).unwrap_or_default()
+}
+
+/// A tool's name, a `group:` or a pattern with `*`.
+fn selector(field: Field<'_, '_>) -> Option<String> {
+    field.text_or_warning(|text| {
+        let known = ToolSelector::parse(text).is_known();
+        (!known).then(|| format!("{text:?} is no group that clawsec knows, and matches nothing"))
+    })
+}
+
+/// Where `${secret:NAME}` is looked up.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Provider {
+    /// The variable `<prefix>NAME`.
+    Environment { prefix: String },
+    /// The file `NAME` in this folder, as systemd and docker leave credentials.
+    Files { dir: PathBuf },
+}
+
+/// Reads `secrets`; `None` if it is not valid.
+pub(super) fn secrets(field: Field<'_, '_>) -> Option<Provider> {
+    field.section(|section| {
+        let kind = section.at("provider");
+        let given = kind.is_present();
+        let kind = kind.choice(&[("env", Kind::Env), ("file", Kind::File)]);
+        let prefix = section
+            .at("prefix")
+            .parsed("the beginning of a variable's name", |text| {
+                let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+                if text.bytes().all(plain) {
+                    Ok(text.to_owned())
+                } else {
+                    Err(None)
+                }
+            });
+        match kind {
+            Some(Kind::File) => {
+                if section.has("prefix") {
+                    section
+                        .at("prefix")
+                        .problem("belongs to the provider \"env\"");
+                }
+                let dir = section
+                    .at("dir")
+                    .required("the folder of the secrets' files")
+                    .file()?;
+                Some(Provider::Files { dir })
+            }
+            None if given => {
+                section.at("dir");
+                None
+            }
+            Some(Kind::Env) | None => {
+                if section.at("dir").is_present() {
+                    section
+                        .at("dir")
+                        .problem("belongs to the provider \"file\"");
+                }
+                let prefix = prefix.unwrap_or_else(|| "CLAWDBOT_SECRET_".to_owned());
+                Some(Provider::Environment { prefix })
+            }
+        }
+    })
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Env,
+    File,
+}
+
+/// Requests or connections in one window.
+const COUNT: std::ops::RangeInclusive<u32> = 1..=1_000_000;
+
+/// A tenth of a second to a day.
+const WINDOW_MS: std::ops::RangeInclusive<u64> = 100..=86_400_000;
+
+const PROFILES: &[(&str, &str)] = &[
+    ("minimal", "minimal"),
+    ("coding", "coding"),
+    ("messaging", "messaging"),
+    ("full", "full"),
+];

@@ -1,0 +1,283 @@
+//! `gateway`: where clients connect, what stands behind, and the certificate between.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use super::super::model::{GatewayConfig, Listen, Secret, TlsConfig, TlsVersion, Upstream};
+use super::super::reader::{Field, Section};
+use super::super::redact::Change;
+
+pub(super) fn read(section: &mut Section<'_, '_>) -> GatewayConfig {
+    section.at("ui").unavailable();
+    let upstream = section
+        .at("upstream")
+        .parsed(
+            "an address such as \"http://127.0.0.1:18789\", with its port",
+            upstream,
+        )
+        .unwrap_or_else(|| Upstream {
+            host: "127.0.0.1".to_owned(),
+            port: 18789,
+        });
+    if !is_local(&upstream) {
+        section
+            .at("upstream")
+            .warn("requests and the upstream token cross a network unencrypted");
+    }
+    let tls = section.at("tls").object(tls);
+    let listen = section
+        .at("listen")
+        .list(listen)
+        .unwrap_or_else(|| WILDCARDS.to_vec());
+    if listen.is_empty() && !section.report.has_problem_under("gateway.listen") {
+        section
+            .at("listen")
+            .problem("an empty list: clawsec would serve nobody");
+    }
+    let listen = match tls {
+        // No word about TLS: nobody but this host, whatever `listen` says.
+        None => narrow(section, &listen),
+        Some(None) => {
+            section
+                .at("tls")
+                .warn("TLS is off: keys and messages cross the network unencrypted");
+            listen
+        }
+        Some(Some(_)) => listen,
+    };
+    let own = listen.iter().any(|address| {
+        address.port() == upstream.port
+            && is_local(&upstream)
+            && (address.ip().is_loopback() || address.ip().is_unspecified())
+    });
+    if own {
+        section
+            .at("upstream")
+            .problem("this is where clawsec itself listens");
+    }
+    GatewayConfig {
+        listen: distinct(section, listen),
+        upstream,
+        upstream_token: upstream_token(section),
+        hosts: section.at("hosts").list(host).unwrap_or_default(),
+        origins: section.at("origins").list(origin).unwrap_or_default(),
+        tls: tls.flatten(),
+        admin_socket: section.at("admin").section(|admin| {
+            admin.at("metrics").unavailable();
+            let socket = admin.at("socket").file();
+            socket.unwrap_or_else(|| PathBuf::from("/run/clawsec/admin.sock"))
+        }),
+    }
+}
+
+/// Whether the upstream is this host: its port can then be guarded.
+pub(super) fn is_local(upstream: &Upstream) -> bool {
+    match upstream.host.parse::<IpAddr>() {
+        Ok(address) => address.is_loopback() || address.is_unspecified(),
+        Err(_) => upstream.host == "localhost",
+    }
+}
+
+/// `Some(None)` is a TLS that is switched off in so many words.
+fn tls(section: &mut Section<'_, '_>) -> Option<TlsConfig> {
+    let enabled = section.at("enabled").boolean().unwrap_or(true);
+    let expect = |field: Field<'_, '_>, what: &str| {
+        let field = if enabled { field.required(what) } else { field };
+        field.file()
+    };
+    let cert = expect(
+        section.at_either("cert", "certPath"),
+        "the certificate's PEM file",
+    );
+    let key = expect(
+        section.at_either("key", "keyPath"),
+        "the private key's PEM file",
+    );
+    section.at("clientCa").unavailable();
+    section.at("caPath").unavailable();
+    let min_version = section
+        .at("minVersion")
+        .choice(&[("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)])
+        .unwrap_or(TlsVersion::Tls12);
+    enabled.then(|| TlsConfig {
+        cert: cert.unwrap_or_default(),
+        key: key.unwrap_or_default(),
+        min_version,
+    })
+}
+
+fn listen(field: Field<'_, '_>) -> Option<SocketAddr> {
+    if field.is_text() {
+        return address(field);
+    }
+    field.object(|entry| {
+        for key in ["allowedIPs", "bypass", "proxyFrom"] {
+            entry.at(key).unavailable();
+        }
+        address(entry.at("address").required("an address with its port"))
+    })?
+}
+
+fn address(field: Field<'_, '_>) -> Option<SocketAddr> {
+    let expected = "an address with its port, such as \"0.0.0.0:8443\" or \"[::]:8443\"";
+    field.parsed(expected, |text| {
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            let canonical = SocketAddr::new(address.ip().to_canonical(), address.port());
+            // Port 0 takes any port, which the packet plane could not protect.
+            let any = canonical.port() == 0 && !canonical.ip().is_loopback();
+            return if any { Err(None) } else { Ok(canonical) };
+        }
+        let port = text.rsplit(':').next().unwrap_or(text);
+        Err(match (text.parse::<IpAddr>(), port.parse::<u16>()) {
+            (Ok(ip), _) => Some(format!("\"{}\"", SocketAddr::new(ip, 8443))),
+            (Err(_), Ok(port)) => Some(format!("\"[::]:{port}\"")),
+            _ => None,
+        })
+    })
+}
+
+/// Puts every listener on the loopback address of its family.
+fn narrow(section: &mut Section<'_, '_>, listen: &[SocketAddr]) -> Vec<SocketAddr> {
+    let mut narrowed: Vec<SocketAddr> = Vec::new();
+    for address in listen {
+        let ip = match address.ip() {
+            ip if ip.is_loopback() => ip,
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        };
+        let address = SocketAddr::new(ip, address.port());
+        if !narrowed.contains(&address) {
+            narrowed.push(address);
+        }
+    }
+    if narrowed != listen {
+        section.at("listen").warn(
+            "no `gateway.tls`, so clawsec listens on loopback only; set a certificate, or write \
+             `tls: { enabled: false }` to serve without encryption",
+        );
+    }
+    narrowed
+}
+
+fn distinct(section: &mut Section<'_, '_>, listen: Vec<SocketAddr>) -> Vec<Listen> {
+    let mut distinct: Vec<Listen> = Vec::new();
+    for address in listen {
+        let entry = Listen { address };
+        if address.port() != 0 && distinct.contains(&entry) {
+            section
+                .at("listen")
+                .problem(format!("{address} stands here twice"));
+        } else {
+            distinct.push(entry);
+        }
+    }
+    distinct
+}
+
+fn upstream(text: &str) -> Result<Upstream, Option<String>> {
+    let Some(rest) = text.strip_prefix("http://") else {
+        let bare = text.split_once("://").map_or(text, |(_, rest)| rest);
+        let bare = bare.trim_end_matches('/');
+        let sound = parse_authority(bare).is_some();
+        return Err(sound.then(|| format!("\"http://{bare}\"")));
+    };
+    parse_authority(rest.strip_suffix('/').unwrap_or(rest)).ok_or(None)
+}
+
+/// `host:port`, with the brackets of an IPv6 address taken off.
+fn parse_authority(text: &str) -> Option<Upstream> {
+    let (host, port) = text.rsplit_once(':')?;
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    let host = match host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+    {
+        Some(address) => address.parse::<Ipv6Addr>().ok()?.to_string(),
+        None if is_host_name(host) => host.to_lowercase(),
+        None => return None,
+    };
+    Some(Upstream { host, port })
+}
+
+fn upstream_token(section: &mut Section<'_, '_>) -> Option<Secret> {
+    let field = section.at("upstreamToken");
+    if !field.is_present() {
+        field.warn("left out: clawsec has no credential of its own for the gateway behind it");
+        return None;
+    }
+    let (token, mut place) = field.secret("the gateway's token, as a text")?;
+    place.redact(Change::Remove);
+    Some(Secret::new(token.to_owned()))
+}
+
+/// A name as it stands in a `Host` header, without the port: lower case, IPv6 in brackets.
+fn host(field: Field<'_, '_>) -> Option<String> {
+    field.parsed("a host name or address without a port", |text| {
+        if let Ok(address) = text.trim_matches(['[', ']']).parse::<Ipv6Addr>() {
+            return Ok(format!("[{address}]"));
+        }
+        if is_host_name(text) {
+            return Ok(text.to_lowercase());
+        }
+        let bare = text.split_once("://").map_or(text, |(_, rest)| rest);
+        let bare = bare.split([':', '/']).next().unwrap_or(bare);
+        Err(is_host_name(bare).then(|| format!("{bare:?}")))
+    })
+}
+
+/// `scheme://host[:port]`, as browsers send it: lower case, no path.
+fn origin(field: Field<'_, '_>) -> Option<String> {
+    field.parsed(
+        "an origin such as \"https://assistant.example.org\"",
+        |text| {
+            let lower = text.to_lowercase();
+            let (scheme, rest) = lower
+                .split_once("://")
+                .ok_or_else(|| is_host_name(&lower).then(|| format!("\"https://{lower}\"")))?;
+            let scheme_ok = !scheme.is_empty()
+                && scheme
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
+            let authority = rest
+                .split_once('/')
+                .map_or(rest, |(authority, _)| authority);
+            let host = authority
+                .rsplit_once(':')
+                .map_or(authority, |(host, port)| {
+                    if port.parse::<u16>().is_ok() {
+                        host
+                    } else {
+                        authority
+                    }
+                });
+            let bracketed = host.starts_with('[') && host.ends_with(']');
+            let host_ok = is_host_name(host)
+                || (bracketed && host.trim_matches(['[', ']']).parse::<Ipv6Addr>().is_ok());
+            if !scheme_ok || !host_ok {
+                Err(None)
+            } else if authority == rest {
+                Ok(lower)
+            } else {
+                Err(Some(format!("\"{scheme}://{authority}\"")))
+            }
+        },
+    )
+}
+
+fn is_host_name(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 253
+        && text.split('.').all(|label| {
+            !label.is_empty()
+                && !label.starts_with('-')
+                && label
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        })
+}
+
+/// Both wildcards: `[::]` alone may or may not take IPv4, by a setting of the host.
+const WILDCARDS: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8443),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 8443),
+];

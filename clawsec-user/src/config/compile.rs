@@ -1,0 +1,136 @@
+//! Text to configuration, in order: parse, leave out what is the gateway's, substitute, check.
+//!
+//! Invariant: no IO here; whatever has to be looked up is asked of `Sources`.
+
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::check::{self, Provider};
+use super::model::Config;
+use super::problem::ConfigError;
+use super::reader::Section;
+use super::report::Report;
+use super::sources::Sources;
+use super::substitute::{self, Reference};
+use super::tree::{self, Node, Value};
+use super::{foreign, redact};
+
+/// Compiles a configuration's text; `path` is for messages only.
+pub fn compile(text: &str, path: &Path, sources: &dyn Sources) -> Result<Config, ConfigError> {
+    compile_with(text, path, sources).map(|compiled| compiled.config)
+}
+
+/// A configuration, and what `load` has to know besides.
+pub(super) struct Compiled {
+    pub(super) config: Config,
+    /// Paths of secrets that stand in the text itself.
+    pub(super) literal_secrets: Vec<String>,
+}
+
+pub(super) fn compile_with(
+    text: &str,
+    path: &Path,
+    sources: &dyn Sources,
+) -> Result<Compiled, ConfigError> {
+    let mut report = Report::new(sources.home());
+    let checked = tree::parse(text, &mut report).map(|mut root| {
+        foreign::prune(&mut root, &mut report);
+        substitute_all(&mut root, sources, &mut report);
+        let mut section = Section::root(&root, &mut report);
+        let checked = check::document(&mut section);
+        section.finish();
+        (root, checked)
+    });
+    report.finish(text, path)?;
+    let Some((root, checked)) = checked else {
+        // A parse without a tree has reported why, so `finish` has returned already.
+        return Err(ConfigError::new(Vec::new()));
+    };
+    let config = Config {
+        path: PathBuf::from(path),
+        gateway: checked.gateway,
+        policy: checked.policy,
+        packets: checked.packets,
+        kernel: checked.kernel,
+        ban: checked.ban,
+        sandbox: checked.sandbox,
+        audit: checked.audit,
+        warnings: report.warnings,
+        redacted_document: redact::document(&root, &report.edits),
+    };
+    Ok(Compiled {
+        config,
+        literal_secrets: report.literal_secrets,
+    })
+}
+
+/// Substitutes in `secrets` first, since it says where `${secret:NAME}` is looked up elsewhere.
+fn substitute_all(root: &mut Node, sources: &dyn Sources, report: &mut Report) {
+    let mut variables = |reference: Reference<'_>| match reference {
+        Reference::Variable(name) => variable(name, sources),
+        Reference::Secret(name) => Err(format!(
+            "`${{secret:{name}}}` cannot stand here; use ${{VAR}}"
+        )),
+    };
+    let Value::Object(members) = &mut root.value else {
+        return;
+    };
+    for member in members.iter_mut().filter(|member| member.key == "secrets") {
+        substitute::apply(&mut member.node, "secrets", report, &mut variables);
+    }
+    let provider = {
+        let mut section = Section::root(root, report);
+        check::secrets(section.at("secrets"))
+    };
+    let mut all = |reference: Reference<'_>| match reference {
+        Reference::Variable(name) => variable(name, sources),
+        Reference::Secret(name) => secret(name, provider.as_ref(), sources),
+    };
+    let Value::Object(members) = &mut root.value else {
+        return;
+    };
+    for member in members.iter_mut().filter(|member| member.key != "secrets") {
+        substitute::apply(&mut member.node, &member.key, report, &mut all);
+    }
+}
+
+fn variable(name: &str, sources: &dyn Sources) -> Result<Zeroizing<String>, String> {
+    sources
+        .variable(name)
+        .filter(|text| !text.is_empty())
+        .ok_or_else(|| format!("`${{{name}}}`: the variable {name} is not set, or is empty"))
+}
+
+fn secret(
+    name: &str,
+    provider: Option<&Provider>,
+    sources: &dyn Sources,
+) -> Result<Zeroizing<String>, String> {
+    let reference = format!("`${{secret:{name}}}`");
+    match provider {
+        None => Err(format!(
+            "{reference}: the provider in `secrets` is not valid"
+        )),
+        Some(Provider::Environment { prefix }) => {
+            let name = format!("{prefix}{name}");
+            sources
+                .variable(&name)
+                .filter(|text| !text.is_empty())
+                .ok_or_else(|| format!("{reference}: the variable {name} is not set, or is empty"))
+        }
+        Some(Provider::Files { dir }) => {
+            let file = dir.join(name);
+            let text = sources
+                .secret_file(dir, name)
+                .map_err(|error| format!("{reference}: {}: {error}", file.display()))?;
+            // Editors and `echo` end a file with a line break that is no part of the secret.
+            let bare = text.strip_suffix('\n').unwrap_or(&text);
+            let bare = bare.strip_suffix('\r').unwrap_or(bare);
+            if bare.is_empty() {
+                return Err(format!("{reference}: {} is empty", file.display()));
+            }
+            Ok(Zeroizing::new(bare.to_owned()))
+        }
+    }
+}
