@@ -85,7 +85,7 @@ async fn answer(
         return Ok(response.map(|_| Full::default()));
     }
     if request.uri().path() == "/slow" {
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
     }
     let path = request.uri().to_string();
     let method = request.method().to_string();

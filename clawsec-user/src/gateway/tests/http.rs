@@ -1,5 +1,6 @@
 //! HTTP through the whole gateway.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,7 +61,7 @@ async fn ask(rig: &Rig, line: &str, headers: &[&str], body: &str) -> Answer {
         request.push_str("\r\n");
     }
     if !body.is_empty() {
-        request.push_str(&format!("Content-Length: {}\r\n", body.len()));
+        write!(request, "Content-Length: {}\r\n", body.len()).unwrap();
     }
     request.push_str("\r\n");
     request.push_str(body);

@@ -93,7 +93,7 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
     let allowed = rules["allowed"].as_str().unwrap_or_default();
     let prefix = allowed
         .parse()
-        .map_err(|_| format!("no prefix: {allowed}"))?;
+        .map_err(|_invalid| format!("no prefix: {allowed}"))?;
     let spec = |key: &String| PrincipalSpec {
         id: if key == ADMIN_KEY { "admin" } else { "reader" }.into(),
         digest: Presented::new(key).digest(),
@@ -219,7 +219,7 @@ impl Rig {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let gateway = tokio::spawn(serve::run(vec![listener], theirs, compile, deadlines));
+        let gateway = tokio::spawn(serve::run_with(vec![listener], theirs, compile, deadlines));
 
         ours.set_nonblocking(true).unwrap();
         let ours = tokio::net::UnixStream::from_std(ours).unwrap();

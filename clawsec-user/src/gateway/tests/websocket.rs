@@ -20,6 +20,17 @@ use crate::event::{EventKind, Outcome};
 use crate::gateway::shared::hex;
 use crate::ipc::ToGateway;
 
+/// Name, `auth`, token and nonce that the device signs, message.
+type FailureRow = (
+    &'static str,
+    Value,
+    Option<(&'static str, &'static str)>,
+    &'static str,
+);
+
+/// Name, headers, status when refused.
+type UpgradeRow<'a> = (&'a str, &'a [(&'a str, &'a str)], Option<u16>);
+
 struct Client {
     socket: FragmentCollector<TokioIo<Upgraded>>,
     nonce: String,
@@ -127,7 +138,7 @@ impl Client {
     async fn code(&mut self) -> u16 {
         match self.hear().await {
             Heard::Close(code, _) => code,
-            heard => panic!("{heard:?}"),
+            heard @ Heard::Frame(_) => panic!("{heard:?}"),
         }
     }
 }
@@ -223,7 +234,7 @@ async fn handshakes_fail_as_the_gateways_do() {
     let rig = Rig::start(Rules::default()).await;
     let mismatch = "unauthorized: gateway token mismatch (set gateway.remote.token to match gateway.auth.token)";
     let missing = "unauthorized: gateway token missing (set gateway.remote.token to match gateway.auth.token)";
-    let rows: &[(&str, Value, Option<(&str, &str)>, &str)] = &[
+    let rows: &[FailureRow] = &[
         ("wrong token", json!({"token": "wrong"}), None, mismatch),
         (
             "the upstream's",
@@ -285,7 +296,7 @@ async fn upgrades_are_judged_before_101() {
     let rig = Rig::start(Rules::default()).await;
     let own = format!("http://{}", rig.address);
     let good = format!("Bearer {ADMIN_KEY}");
-    let rows: [(&str, &[(&str, &str)], Option<u16>); 4] = [
+    let rows: [UpgradeRow<'_>; 4] = [
         ("own origin", &[("Origin", &own)], None),
         (
             "foreign origin",
