@@ -26,6 +26,11 @@ impl Presented {
         }
         Self(KeyDigest(bytes))
     }
+
+    #[cfg(test)]
+    pub(super) fn digest(self) -> KeyDigest {
+        self.0
+    }
 }
 
 /// The key in a request's headers: `Authorization: Bearer` or `X-API-Key`.
@@ -89,7 +94,12 @@ mod tests {
 
     #[test]
     fn a_key_is_found_where_clients_put_it() {
-        let rows: &[(&str, &[(&str, &str)], Result<Option<&str>, Reason>)] = &[
+        type Row = (
+            &'static str,
+            &'static [(&'static str, &'static str)],
+            Result<Option<&'static str>, Reason>,
+        );
+        let rows: &[Row] = &[
             ("none", &[], Ok(None)),
             ("bearer", &[("authorization", "Bearer k")], Ok(Some("k"))),
             (

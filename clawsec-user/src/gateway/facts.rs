@@ -149,12 +149,11 @@ pub(super) fn name_peer(facts: &mut RequestFacts, peer: &str) {
     let peer = peer.trim();
     let bare = peer.rsplit(':').next().unwrap_or(peer);
     let lower = peer.to_lowercase();
-    if lower.ends_with("@g.us") {
-        facts.groups.push(GroupId::new(bare));
-    } else if lower
-        .split(':')
-        .any(|part| matches!(part, "group" | "channel"))
-    {
+    let is_group = lower.ends_with("@g.us")
+        || lower
+            .split(':')
+            .any(|part| matches!(part, "group" | "channel"));
+    if is_group {
         facts.groups.push(GroupId::new(bare));
     } else {
         facts.users.push(UserId::new(peer));

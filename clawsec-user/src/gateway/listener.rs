@@ -84,7 +84,7 @@ fn admit(
 fn tune(stream: &TcpStream) {
     let tuned = stream.set_nodelay(true).and_then(|()| {
         rustix::net::sockopt::set_socket_keepalive(stream, true)?;
-        rustix::net::sockopt::set_tcp_keepidle(stream, Duration::from_secs(60))?;
+        rustix::net::sockopt::set_tcp_keepidle(stream, Duration::from_mins(1))?;
         Ok(())
     });
     if let Err(error) = tuned {

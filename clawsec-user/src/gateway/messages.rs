@@ -99,7 +99,14 @@ mod tests {
 
     #[test]
     fn claims_are_found_in_body_and_headers() {
-        let rows: &[(&str, &[(&str, &str)], &str, Route, Expected)] = &[
+        type Row = (
+            &'static str,
+            &'static [(&'static str, &'static str)],
+            &'static str,
+            Route,
+            Expected,
+        );
+        let rows: &[Row] = &[
             (
                 "user",
                 &[],
@@ -187,7 +194,7 @@ mod tests {
             }
             let (parts, ()) = request.body(()).unwrap().into_parts();
             let found = facts(&parts, &json::parse(body.as_bytes()).unwrap(), *route);
-            let found = found.as_ref().map_err(|_| ()).map(|facts| {
+            let found = found.as_ref().map_err(|_refusal| ()).map(|facts| {
                 (
                     facts.agent.as_deref(),
                     facts.users.first().map(UserId::as_str),

@@ -40,5 +40,6 @@ mod refusal;
 mod tests;
 
 pub use confine::{ConfineError, Confinement, IdentityChange, LandlockState, confine};
-pub use serve::{GatewayError, run_with};
-pub use snapshot::{Compile, Snapshot, SnapshotError};
+pub use serve::{GatewayError, run};
+pub use snapshot::SnapshotError;
+pub use tls::TlsError;

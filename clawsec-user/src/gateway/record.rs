@@ -181,7 +181,7 @@ impl Exchange {
             agent: note.agent.clone(),
             session: note.session.clone(),
             tool: note.tool.clone(),
-            detail: detail.map(printable),
+            detail: detail.as_deref().map(printable),
             ..Event::new(kind, note.action, outcome, Cow::Borrowed(reason.as_str()))
         };
         self.gateway().link.report(event);
@@ -209,7 +209,7 @@ pub(super) fn count_denial(gateway: &Gateway, snapshot: &Snapshot, peer: Peer, r
 /// Longest text that a client can put into a record.
 const MAX_DETAIL_CHARS: usize = 200;
 
-fn printable(text: String) -> String {
+fn printable(text: &str) -> String {
     let clean = |c: char| if c.is_control() { ' ' } else { c };
     text.chars().take(MAX_DETAIL_CHARS).map(clean).collect()
 }

@@ -3,7 +3,7 @@
 //! Invariant: a refusal says the kind and never what exists; clients of the real gateway read
 //! these bodies, so the shapes are those of its `http-common` and `tools-invoke-http`.
 
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde_json::json;
 
@@ -227,6 +227,10 @@ impl Refusal {
             _ => "application/json; charset=utf-8",
         };
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        // Where this request ends may be in doubt, so that nothing after it can be trusted.
+        if matches!(self.reason, Reason::RequestMalformed | Reason::BodyTooLarge) {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some(ms) = self.retry_after_ms {
             headers.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000).max(1)));
         }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::link::{self, LinkError};
 use super::listener;
 use super::shared::{Deadlines, Gateway};
-use super::snapshot::{Compile, Snapshot, SnapshotError};
+use super::snapshot::{self, Compile, Snapshot, SnapshotError};
 use crate::ipc::{self, IpcError, IpcReader, ToGateway, ToSupervisor};
 
 /// How long the supervisor may take to send the first policy.
@@ -38,15 +38,18 @@ pub enum GatewayError {
 
 /// Runs the gateway on inherited listeners and the socketpair until drained. Called inside a
 /// tokio multi-thread runtime, after `confine`.
-pub async fn run_with(
-    listeners: Vec<TcpListener>,
-    supervisor: UnixStream,
-    compile: Compile,
-) -> Result<(), GatewayError> {
-    run(listeners, supervisor, compile, Deadlines::default()).await
+pub async fn run(listeners: Vec<TcpListener>, supervisor: UnixStream) -> Result<(), GatewayError> {
+    run_with(
+        listeners,
+        supervisor,
+        snapshot::compile,
+        Deadlines::default(),
+    )
+    .await
 }
 
-pub(super) async fn run(
+/// The same, with what tests put in place of the configuration's compiler and the deadlines.
+pub(super) async fn run_with(
     listeners: Vec<TcpListener>,
     supervisor: UnixStream,
     compile: Compile,

@@ -87,10 +87,10 @@ impl Default for Deadlines {
             body: Duration::from_secs(30),
             upstream_connect: Duration::from_secs(5),
             upstream_head: Duration::from_secs(30),
-            upstream_work: Duration::from_secs(900),
+            upstream_work: Duration::from_mins(15),
             handshake: Duration::from_secs(10),
             write: Duration::from_secs(30),
-            idle: Duration::from_secs(60),
+            idle: Duration::from_mins(1),
         }
     }
 }

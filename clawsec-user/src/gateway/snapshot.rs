@@ -3,20 +3,27 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 use tokio_rustls::TlsAcceptor;
 
 use super::tls::{self, TlsError};
-use crate::config::{Config, Secret};
+use crate::config::{self, Config, NoSources, Secret};
 use crate::ipc::PolicyUpdate;
 use crate::policy::Policy;
 
-/// Compiles an update's `document`; `config::compile` in the daemon, a fixture in tests. The
-/// error is told to the supervisor as it is.
-pub type Compile = fn(&PolicyUpdate) -> Result<Config, String>;
+/// Compiles an update's `document`: `compile` in the daemon, a fixture in tests. The error is
+/// told to the supervisor as it is.
+pub(super) type Compile = fn(&PolicyUpdate) -> Result<Config, String>;
+
+/// Compiles by the same code that compiled it in the supervisor; nothing is left to look up.
+pub(super) fn compile(update: &PolicyUpdate) -> Result<Config, String> {
+    config::compile(&update.document, Path::new(&update.path), &NoSources)
+        .map_err(|error| error.to_string())
+}
 
 /// One generation of everything the gateway judges and forwards by.
-pub struct Snapshot {
+pub(super) struct Snapshot {
     pub(super) config: Config,
     /// `None` serves plain HTTP, which configuration allows on loopback or when written out.
     pub(super) tls: Option<TlsAcceptor>,
@@ -36,7 +43,7 @@ pub enum SnapshotError {
 
 impl Snapshot {
     /// Joins a compiled configuration with what came along.
-    pub fn new(mut config: Config, update: PolicyUpdate) -> Result<Self, SnapshotError> {
+    pub(super) fn new(mut config: Config, update: PolicyUpdate) -> Result<Self, SnapshotError> {
         config.policy.generation = update.generation;
         config.packets.generation = update.generation;
         let tls = match (&config.gateway.tls, &update.tls) {

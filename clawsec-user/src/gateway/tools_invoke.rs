@@ -21,7 +21,7 @@ use crate::policy::{self, Permit, RequestFacts, ToolName};
 /// The gateway's own limit.
 const BODY_BYTES: usize = 2 * 1024 * 1024;
 /// Beyond the tool's own timeout: the wait for a place in the sandbox, its start and its end.
-const ANSWER_SLACK: Duration = Duration::from_secs(60);
+const ANSWER_SLACK: Duration = Duration::from_mins(1);
 
 /// A tool call as its body says it.
 #[derive(Debug)]
@@ -237,7 +237,7 @@ mod tests {
 
     fn call(body: &str) -> Result<ToolCommand, ()> {
         let body = strict::parse(body.as_bytes()).unwrap();
-        command(&read(&body).map_err(|_| ())?).map_err(|_| ())
+        command(&read(&body).map_err(|_refusal| ())?).map_err(|_refusal| ())
     }
 
     #[test]

@@ -145,15 +145,14 @@ impl Connect {
                 Failure::new(Some(&self.id), "INVALID_REQUEST", message, code)
             })?;
         }
-        let principal = match early {
-            Some(principal) => principal,
-            None => {
-                let key = [&self.token, &self.password]
-                    .into_iter()
-                    .find(|key| !key.is_empty());
-                auth::authenticate(snapshot, key.map(|key| Presented::new(key)))
-                    .map_err(|denial| self.unauthorized(denial))?
-            }
+        let principal = if let Some(principal) = early {
+            principal
+        } else {
+            let key = [&self.token, &self.password]
+                .into_iter()
+                .find(|key| !key.is_empty());
+            auth::authenticate(snapshot, key.map(|key| Presented::new(key)))
+                .map_err(|denial| self.unauthorized(denial))?
         };
         if self.role == Role::Node && !principal.has_scope(Scope::Admin) {
             return Err(Failure {

@@ -286,7 +286,7 @@ mod tests {
         for (method, params, expected) in rows {
             let params = json::parse(params.as_bytes()).unwrap();
             assert_eq!(
-                tool(method, &params).map_err(|_| ()),
+                tool(method, &params).map_err(|_why| ()),
                 expected,
                 "{method} {params}"
             );

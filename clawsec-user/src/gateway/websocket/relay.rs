@@ -86,9 +86,8 @@ pub(super) async fn relay(
 fn farewell(end: &End) -> (CloseFrame, CloseFrame) {
     let gone = || CloseFrame::new(1001, "client gone");
     match end {
-        End::Client(Some(close)) => (close.clone(), close.clone()),
         End::Client(None) => (CloseFrame::default(), gone()),
-        End::Upstream(Some(close)) => (close.clone(), close.clone()),
+        End::Client(Some(close)) | End::Upstream(Some(close)) => (close.clone(), close.clone()),
         End::Upstream(None) => (
             CloseFrame::new(1012, "gateway connection lost"),
             CloseFrame::default(),

@@ -1,0 +1,172 @@
+//! A stand-in for the gateway behind: it tells what it was sent.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use fastwebsockets::{FragmentCollector, Frame, OpCode, Payload, upgrade};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::upgrade::Upgraded;
+use hyper::{Request, Response, header};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+const NONCE: &str = "upstream-nonce";
+
+pub(in crate::gateway) struct FakeUpstream {
+    pub(in crate::gateway) port: u16,
+    /// Connections ever made to it: none means not a byte was sent.
+    pub(in crate::gateway) connections: Arc<AtomicUsize>,
+    /// Every `connect` and every later frame, as they came.
+    pub(in crate::gateway) frames: Arc<Mutex<Vec<Value>>>,
+    /// Headers of the last WebSocket upgrade.
+    pub(in crate::gateway) upgrade: Arc<Mutex<Value>>,
+}
+
+impl FakeUpstream {
+    pub(in crate::gateway) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let upstream = Self {
+            port: listener.local_addr().unwrap().port(),
+            connections: Arc::default(),
+            frames: Arc::default(),
+            upgrade: Arc::default(),
+        };
+        let connections = Arc::clone(&upstream.connections);
+        let frames = Arc::clone(&upstream.frames);
+        let upgrade = Arc::clone(&upstream.upgrade);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.fetch_add(1, Ordering::SeqCst);
+                let frames = Arc::clone(&frames);
+                let upgrade = Arc::clone(&upgrade);
+                let service = service_fn(move |request| {
+                    answer(request, Arc::clone(&frames), Arc::clone(&upgrade))
+                });
+                tokio::spawn(
+                    http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .with_upgrades(),
+                );
+            }
+        });
+        upstream
+    }
+
+    pub(in crate::gateway) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+async fn answer(
+    mut request: Request<Incoming>,
+    frames: Arc<Mutex<Vec<Value>>>,
+    last_upgrade: Arc<Mutex<Value>>,
+) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let headers: serde_json::Map<String, Value> = request
+        .headers()
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_str().unwrap().into()))
+        .collect();
+    if upgrade::is_upgrade_request(&request) {
+        *last_upgrade.lock().unwrap() = headers.into();
+        let (response, socket) = upgrade::upgrade(&mut request).unwrap();
+        tokio::spawn(
+            async move { serve(FragmentCollector::new(socket.await.unwrap()), frames).await },
+        );
+        return Ok(response.map(|_| Full::default()));
+    }
+    if request.uri().path() == "/slow" {
+        tokio::time::sleep(Duration::from_mins(1)).await;
+    }
+    let path = request.uri().to_string();
+    let method = request.method().to_string();
+    let body = request.into_body().collect().await?.to_bytes();
+    let told = json!({
+        "method": method, "path": path, "headers": headers,
+        "body": String::from_utf8_lossy(&body),
+    });
+    Ok(Response::builder()
+        .header(header::CONNECTION, "keep-alive, x-secret-hop")
+        .header("x-secret-hop", "1")
+        .body(Full::new(told.to_string().into()))
+        .unwrap())
+}
+
+type Socket = FragmentCollector<TokioIo<Upgraded>>;
+
+async fn send(socket: &mut Socket, frame: &Value) {
+    let text = frame.to_string().into_bytes();
+    socket
+        .write_frame(Frame::text(Payload::Owned(text)))
+        .await
+        .unwrap();
+}
+
+/// Challenge, `connect`, hello, then an echo of every request.
+async fn serve(mut socket: Socket, frames: Arc<Mutex<Vec<Value>>>) {
+    let challenge = json!({"type": "event", "event": "connect.challenge", "payload": {"nonce": NONCE, "ts": 1}});
+    send(&mut socket, &challenge).await;
+    while let Ok(frame) = socket.read_frame().await {
+        if frame.opcode != OpCode::Text {
+            continue;
+        }
+        let frame: Value = serde_json::from_slice(&frame.payload).unwrap();
+        frames.lock().unwrap().push(frame.clone());
+        let id = &frame["id"];
+        match frame["method"].as_str().unwrap_or_default() {
+            "connect" => {
+                assert!(signature_is_good(&frame["params"]), "{frame}");
+                let hello = json!({"type": "res", "id": id, "ok": true, "payload": {
+                    "type": "hello-ok", "protocol": 3,
+                    "auth": {"deviceToken": "secret", "role": "operator"},
+                }});
+                send(&mut socket, &hello).await;
+            }
+            "status" => {
+                let close = Frame::close(1013, b"starting");
+                socket.write_frame(close).await.unwrap();
+            }
+            method => {
+                let echo = json!({"type": "res", "id": id, "ok": true, "payload": {"did": method}});
+                send(&mut socket, &echo).await;
+            }
+        }
+    }
+}
+
+/// Verifies a v2 device signature by itself, not by the code under test.
+fn signature_is_good(params: &Value) -> bool {
+    let device = &params["device"];
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let scopes: Vec<String> = params["scopes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(text)
+        .collect();
+    let signed = [
+        "v2".to_owned(),
+        text(&device["id"]),
+        text(&params["client"]["id"]),
+        text(&params["client"]["mode"]),
+        text(&params["role"]),
+        scopes.join(","),
+        device["signedAt"].to_string(),
+        text(&params["auth"]["token"]),
+        NONCE.to_owned(),
+    ]
+    .join("|");
+    let decode = |value: &Value| URL_SAFE_NO_PAD.decode(text(value)).unwrap();
+    UnparsedPublicKey::new(&ED25519, decode(&device["publicKey"]))
+        .verify(signed.as_bytes(), &decode(&device["signature"]))
+        .is_ok()
+}

@@ -1,0 +1,326 @@
+//! The gateway whole, in process: real sockets on loopback, a fake upstream that speaks the
+//! gateway's protocol, and a fake supervisor at the other end of the socketpair.
+
+mod fake_upstream;
+mod http;
+mod websocket;
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use self::fake_upstream::FakeUpstream;
+use super::auth::Presented;
+use super::serve::{self, GatewayError};
+use super::shared::Deadlines;
+use crate::config::{
+    AuditConfig, AuditOnFailure, Config, Fsync, GatewayConfig, KernelConfig, OnExit, SandboxConfig,
+    SandboxNetwork, SandboxProvider, TlsConfig, TlsVersion, Upstream, XdpMode,
+};
+use crate::event::{Event, Outcome};
+use crate::ipc::{
+    self, PolicyUpdate, TlsMaterial, ToGateway, ToSupervisor, ToolAnswer, ToolCommand, ToolReply,
+};
+use crate::policy::{
+    AddressPolicy, AddressRule, Credentials, PacketPolicy, People, Policy, PrefixRule,
+    PrincipalSpec, RequestLimit, Scope, ToolRules, UserId,
+};
+
+pub(super) const ADMIN_KEY: &str = "admin-key-0123456789";
+pub(super) const READ_KEY: &str = "read-key-0123456789ab";
+pub(super) const UPSTREAM_TOKEN: &str = "upstream-token-0123456789";
+
+/// What a test changes about the policy.
+#[derive(Clone)]
+pub(super) struct Rules {
+    pub(super) generation: u64,
+    pub(super) allowed: &'static str,
+    pub(super) keys: Vec<&'static str>,
+    pub(super) requests: u32,
+    pub(super) hosts: Vec<&'static str>,
+    pub(super) tls: Option<TlsMaterial>,
+    pub(super) upstream_port: Option<u16>,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            generation: 1,
+            allowed: "127.0.0.0/8",
+            keys: vec![ADMIN_KEY, READ_KEY],
+            requests: 1000,
+            hosts: Vec::new(),
+            tls: None,
+            upstream_port: None,
+        }
+    }
+}
+
+impl Rules {
+    fn update(&self, upstream_port: u16) -> PolicyUpdate {
+        let port = self.upstream_port.unwrap_or(upstream_port);
+        PolicyUpdate {
+            generation: self.generation,
+            document: json!({
+                "port": port, "allowed": self.allowed, "keys": self.keys,
+                "requests": self.requests, "hosts": self.hosts, "tls": self.tls.is_some(),
+            })
+            .to_string(),
+            path: "test".into(),
+            tls: self.tls.clone(),
+            upstream_token: Some(UPSTREAM_TOKEN.into()),
+            device_seeds: BTreeMap::from([("admin".into(), [1; 32]), ("reader".into(), [2; 32])]),
+        }
+    }
+}
+
+/// Stands for `config::compile`.
+fn compile(update: &PolicyUpdate) -> Result<Config, String> {
+    let rules: Value = serde_json::from_str(&update.document).map_err(|e| e.to_string())?;
+    let list = |key: &str| -> Vec<String> {
+        let items = rules[key].as_array().into_iter().flatten();
+        items
+            .filter_map(|v| v.as_str().map(str::to_owned))
+            .collect()
+    };
+    let allowed = rules["allowed"].as_str().unwrap_or_default();
+    let prefix = allowed
+        .parse()
+        .map_err(|_invalid| format!("no prefix: {allowed}"))?;
+    let spec = |key: &String| PrincipalSpec {
+        id: if key == ADMIN_KEY { "admin" } else { "reader" }.into(),
+        digest: Presented::new(key).digest(),
+        path: format!("security.auth.tokens.{key:.4}"),
+        scopes: vec![if key == ADMIN_KEY {
+            Scope::Admin
+        } else {
+            Scope::Read
+        }],
+        user: None,
+        agents: None,
+        tools: ToolRules::default(),
+        not_before: None,
+        not_after: None,
+    };
+    let tools = |path, allow: &[&str], deny: &[&str]| {
+        let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        ToolRules::new(path, None, &owned(allow), &owned(deny)).ok_or("rules")
+    };
+    Ok(Config {
+        path: PathBuf::from("test"),
+        gateway: GatewayConfig {
+            listen: Vec::new(),
+            upstream: Upstream {
+                host: "127.0.0.1".into(),
+                port: u16::try_from(rules["port"].as_u64().unwrap_or(0)).unwrap_or(0),
+            },
+            upstream_token: None,
+            hosts: list("hosts"),
+            origins: Vec::new(),
+            tls: (rules["tls"] == true).then(|| TlsConfig {
+                cert: PathBuf::new(),
+                key: PathBuf::new(),
+                min_version: TlsVersion::Tls12,
+            }),
+            admin_socket: PathBuf::new(),
+        },
+        policy: Policy {
+            generation: 0,
+            addresses: AddressPolicy::new(vec![PrefixRule {
+                prefix,
+                rule: AddressRule::Allow { class: 0 },
+                path: "security.network.allowedIPs[0]".into(),
+            }]),
+            credentials: Credentials::new(list("keys").iter().map(spec)),
+            people: People {
+                users: Some(vec![UserId::new("+15551234567")]),
+                groups: None,
+            },
+            tools: tools("tools", &[], &["browser"])?,
+            sandboxed: tools("security.sandbox.tools", &["exec", "process"], &[])?,
+            agents: Vec::new(),
+            limit: RequestLimit {
+                enabled: true,
+                requests: u32::try_from(rules["requests"].as_u64().unwrap_or(0)).unwrap_or(0),
+                window_ms: 60_000,
+            },
+        },
+        packets: PacketPolicy {
+            generation: 0,
+            prefixes: Vec::new(),
+            classes: Vec::new(),
+            tcp_ports: Vec::new(),
+            udp_ports: Vec::new(),
+            guarded_tcp_ports: Vec::new(),
+            observe: false,
+        },
+        kernel: KernelConfig {
+            interfaces: Vec::new(),
+            mode: XdpMode::Auto,
+            on_exit: OnExit::Enforce,
+            guard_upstream: true,
+        },
+        ban: None,
+        sandbox: SandboxConfig {
+            enabled: true,
+            provider: SandboxProvider::None,
+            image: None,
+            network: SandboxNetwork::None,
+            memory_bytes: 0,
+            cpu_millis: 0,
+            pids: 0,
+            timeout: Duration::from_secs(5),
+            output_bytes: 0,
+            concurrency: 1,
+            user: String::new(),
+            docker_socket: PathBuf::new(),
+        },
+        audit: AuditConfig {
+            enabled: false,
+            path: PathBuf::new(),
+            events: Vec::new(),
+            on_failure: AuditOnFailure::Continue,
+            fsync: Fsync::Never,
+            rotate_bytes: 0,
+            rotate_keep: 0,
+            interval: Duration::from_secs(1),
+            chain_key: None,
+        },
+        warnings: Vec::new(),
+        redacted_document: String::new(),
+    })
+}
+
+/// A running gateway with its two neighbours.
+pub(super) struct Rig {
+    pub(super) address: SocketAddr,
+    pub(super) upstream: FakeUpstream,
+    pub(super) gateway: JoinHandle<Result<(), GatewayError>>,
+    to_gateway: mpsc::Sender<ToGateway>,
+    /// What the supervisor was told, events apart.
+    told: mpsc::Receiver<ToSupervisor>,
+    events: Arc<Mutex<Vec<Event>>>,
+}
+
+impl Rig {
+    pub(super) async fn start(rules: Rules) -> Self {
+        Self::start_with(rules, Deadlines::default()).await
+    }
+
+    pub(super) async fn start_with(rules: Rules, deadlines: Deadlines) -> Self {
+        let upstream = FakeUpstream::start().await;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let gateway = tokio::spawn(serve::run_with(vec![listener], theirs, compile, deadlines));
+
+        ours.set_nonblocking(true).unwrap();
+        let ours = tokio::net::UnixStream::from_std(ours).unwrap();
+        let (mut reader, mut writer) = ipc::split::<ToSupervisor, ToGateway>(ours);
+        let (to_gateway, mut outgoing) = mpsc::channel::<ToGateway>(16);
+        let (tell, told) = mpsc::channel(1024);
+        let events: Arc<Mutex<Vec<Event>>> = Arc::default();
+        tokio::spawn(async move {
+            while let Some(message) = outgoing.recv().await {
+                writer.send(&message).await.unwrap();
+            }
+        });
+        let answers = to_gateway.clone();
+        let seen = Arc::clone(&events);
+        tokio::spawn(async move {
+            while let Ok(message) = reader.receive().await {
+                match message {
+                    ToSupervisor::Event(event) => seen.lock().unwrap().push(*event),
+                    ToSupervisor::Tool { id, call } => {
+                        if let Some(answer) = supervisor_answer(&call.command) {
+                            let answer = ToGateway::Answer { id, answer };
+                            answers.send(answer).await.unwrap();
+                        }
+                        tell.send(ToSupervisor::Tool { id, call }).await.unwrap();
+                    }
+                    message => {
+                        if tell.send(message).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            }
+        });
+        let mut rig = Self {
+            address,
+            upstream,
+            gateway,
+            to_gateway,
+            told,
+            events,
+        };
+        rig.install(rules).await;
+        rig
+    }
+
+    /// Puts a policy in force and waits until it is.
+    pub(super) async fn install(&mut self, rules: Rules) {
+        let generation = rules.generation;
+        let update = rules.update(self.upstream.port);
+        self.send(ToGateway::Policy(Box::new(update))).await;
+        let answer = self.told().await;
+        assert!(
+            matches!(answer, ToSupervisor::Ready { generation: g } if g == generation),
+            "{answer:?}"
+        );
+    }
+
+    pub(super) async fn send(&self, message: ToGateway) {
+        self.to_gateway.send(message).await.unwrap();
+    }
+
+    /// The next thing the supervisor is told that is not an event.
+    pub(super) async fn told(&mut self) -> ToSupervisor {
+        let told = tokio::time::timeout(Duration::from_secs(5), self.told.recv());
+        told.await.expect("in time").expect("a message")
+    }
+
+    /// Waits for an event with this action, outcome and reason.
+    pub(super) async fn event(&self, action: &str, outcome: Outcome, reason: &str) -> Event {
+        for _ in 0..500 {
+            let found = self.events.lock().unwrap().iter().find_map(|event| {
+                (event.action == action && event.outcome == outcome && event.reason == reason)
+                    .then(|| event.clone())
+            });
+            if let Some(event) = found {
+                return event;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!(
+            "no {action} {outcome:?} {reason} in {:#?}",
+            self.events.lock().unwrap()
+        );
+    }
+}
+
+/// Runs nothing; a command of `hang` is never answered.
+fn supervisor_answer(command: &ToolCommand) -> Option<ToolAnswer> {
+    let done = |text: String| {
+        Some(ToolAnswer::Done(ToolReply {
+            text,
+            details: json!({"exitCode": 0}),
+        }))
+    };
+    match command {
+        ToolCommand::Exec(exec) if exec.command == "hang" => None,
+        ToolCommand::Exec(exec) if exec.command == "denied" => Some(ToolAnswer::Denied {
+            reason: "tool_denied".into(),
+            message: "no".into(),
+        }),
+        ToolCommand::Exec(exec) => done(format!("ran {}", exec.command)),
+        _ => done("processes".into()),
+    }
+}
