@@ -4,7 +4,12 @@
 //! network namespaces of its own. peer: the real gateways and their own clients behind it.
 
 #[cfg(test)]
+// `cfg(test)` says to the lints what is true of the whole binary: tests may panic.
+#[cfg(test)]
 mod kernel;
+#[cfg(test)]
 mod peer;
+#[cfg(test)]
 mod pure;
+#[cfg(test)]
 mod system;

@@ -69,9 +69,10 @@ impl Drop for Protected {
 }
 
 fn peer_dir() -> PathBuf {
-    let folder = std::env::var_os("CLAWSEC_PEER_DIR")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../.cache/peer"));
+    let folder = std::env::var_os("CLAWSEC_PEER_DIR").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../.cache/peer"),
+        PathBuf::from,
+    );
     assert!(
         folder.join("cb").exists(),
         "no gateway in {}: run cargo xtask test",
@@ -120,7 +121,7 @@ fn start_gateway(lab: &Lab, home: &tempfile::TempDir) -> Child {
 
 /// The first start takes most of a minute.
 fn wait_for_gateway(lab: &Lab, home: &tempfile::TempDir) {
-    let deadline = Instant::now() + Duration::from_secs(180);
+    let deadline = Instant::now() + Duration::from_mins(3);
     loop {
         let answered = lab
             .command(Host::Gateway, "curl")

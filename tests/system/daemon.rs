@@ -180,10 +180,6 @@ impl Daemon {
         fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.as_ref().expect("the daemon runs").id()
-    }
-
     /// SIGKILL, as the kernel's OOM killer sends it.
     pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().expect("the daemon runs");

@@ -4,13 +4,6 @@
 //! of its own unless `CLAWSEC_TEST_DOCKER` names a socket), `firejail::…` and `none::…` need root
 //! and the user `clawsec-sbx`, which is made if it is missing; `firejail::…` needs firejail.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::tests_outside_test_module,
-    reason = "the whole binary is tests; clippy exempts functions marked as such only"
-)]
-
 mod lifetime;
 mod probe;
 
@@ -20,7 +13,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::docker;
+use crate::system::docker::{self as dockerd, chain};
 use clawsec_user::config::{SandboxConfig, SandboxNetwork, SandboxProvider};
 use clawsec_user::policy::{
     AddressPolicy, Credentials, KeyDigest, People, Permit, Policy, PrincipalSpec, Request,
@@ -435,7 +428,7 @@ async fn open(provider: SandboxProvider) -> Sandbox {
         .unwrap_or_else(|error| {
             panic!(
                 "this test needs the {provider:?} provider: {}",
-                docker::chain(&error)
+                chain(&error)
             )
         })
 }
@@ -459,7 +452,7 @@ async fn finish(sandbox: Sandbox) {
 async fn open_as(provider: SandboxProvider, instance: &str) -> Result<Sandbox, SandboxError> {
     let mut config = config(provider);
     if provider == SandboxProvider::Docker {
-        config.docker_socket = docker::socket_with_image().await;
+        config.docker_socket = dockerd::socket_with_image().await;
     } else {
         make_user();
     }
@@ -470,7 +463,7 @@ fn config(provider: SandboxProvider) -> SandboxConfig {
     SandboxConfig {
         enabled: true,
         provider,
-        image: Some(docker::IMAGE.into()),
+        image: Some(dockerd::IMAGE.into()),
         network: SandboxNetwork::None,
         memory_bytes: 64 << 20,
         cpu_millis: 1000,

@@ -104,13 +104,7 @@ fn no_packet_of_a_stranger_reaches_the_host() {
     assert_eq!(segments(&daemon), before, "TCP saw no segment");
 
     // Only TCP to protected ports is judged: neighbours, ping and other ports live on.
-    let mut ping = daemon.lab.command(Host::Outside, "ping");
-    if let Ok(output) = ping
-        .args(["-c", "1", "-W", "2", lab::GATEWAY_OUTSIDE])
-        .output()
-    {
-        assert!(output.status.success(), "ICMP passes");
-    }
+    in_namespace(&daemon.lab, Host::Outside, ping);
     let other: SocketAddr = format!("{}:9", lab::GATEWAY_OUTSIDE)
         .parse()
         .expect("parse");
@@ -194,6 +188,25 @@ fn recorded(records: &[Value]) -> BTreeMap<String, u64> {
         }
     }
     sums
+}
+
+/// One ICMP echo to the gateway host, and its reply.
+fn ping() {
+    use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, ipproto, sockopt};
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP))
+        .expect("a raw socket");
+    let timeout = Some(Duration::from_secs(2));
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, timeout).expect("a time limit");
+    // Type 8, code 0, checksum of the rest (one's complement), identifier 1, sequence 1.
+    let echo = [8, 0, 0xf7, 0xfd, 0, 1, 0, 1];
+    let address: SocketAddr = format!("{}:0", lab::GATEWAY_OUTSIDE)
+        .parse()
+        .expect("parse");
+    rustix::net::sendto(&socket, &echo, SendFlags::empty(), &address).expect("send an echo");
+    let mut reply = [0; 128];
+    let (length, _) =
+        rustix::net::recv(&socket, &mut reply[..], RecvFlags::empty()).expect("ICMP passes");
+    assert_eq!(reply[..length][20], 0, "an echo reply");
 }
 
 /// TCP segments that the gateway host's kernel has received.

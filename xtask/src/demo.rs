@@ -35,7 +35,7 @@ pub(crate) fn run(upstream: Option<&str>) -> anyhow::Result<()> {
     ensure_user("clawsec-sbx", Some("/home/clawsec-sbx"))?;
     let lab = Lab::new("clawsec")?;
     let folder = Folder::new()?;
-    let provider = choose_provider(&clawsec)?;
+    let provider = choose_provider(&clawsec);
     let key = random_key()?;
     folder.fill(&key, provider, upstream)?;
 
@@ -170,22 +170,22 @@ impl Drop for Children {
 }
 
 /// The best provider that works here; the demo says which and why not a better one.
-fn choose_provider(clawsec: &Path) -> anyhow::Result<&'static str> {
+fn choose_provider(clawsec: &Path) -> &'static str {
     if Path::new("/var/run/docker.sock").exists() && Path::new("/bin/busybox").exists() {
         let image = Command::new(clawsec).args(["sandbox", "image"]).status();
         if image.is_ok_and(|status| status.success()) {
-            return Ok("docker");
+            return "docker";
         }
         say("docker is here but its image could not be made; trying firejail");
     }
     if Path::new("/usr/bin/firejail").exists() {
-        return Ok("firejail");
+        return "firejail";
     }
     say(
         "neither docker (with busybox-static) nor firejail is here: tools run as an ordinary \
          user without a sandbox",
     );
-    Ok("none")
+    "none"
 }
 
 fn random_key() -> anyhow::Result<String> {

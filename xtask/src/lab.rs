@@ -164,7 +164,11 @@ fn ip(arguments: &[&str]) -> anyhow::Result<()> {
 /// Makes a system user if it is absent; says so.
 pub fn ensure_user(name: &str, home: Option<&str>) -> anyhow::Result<()> {
     let mut known = Command::new("id");
-    known.arg("-u").arg(name).stdout(Stdio::null()).stderr(Stdio::null());
+    known
+        .arg("-u")
+        .arg(name)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     if known.status().context("run id")?.success() {
         return Ok(());
     }

@@ -29,7 +29,7 @@ pub(crate) fn install() -> anyhow::Result<PathBuf> {
     if !folder.join("cb/node_modules/.bin/clawdbot").exists() {
         say(&format!(
             "installing clawdbot@{CLAWDBOT} from npm (about a minute)"
-        ))?;
+        ));
         // libsignal is a git dependency there; the package of the same name serves offline.
         let manifest = format!(
             r#"{{"private":true,"dependencies":{{"clawdbot":"{CLAWDBOT}"}},"overrides":{{"libsignal":"2.0.1"}}}}"#

@@ -63,10 +63,20 @@ pub(crate) enum BanCommand {
 
 pub(crate) fn ban(command: BanCommand) -> CommandResult {
     match command {
-        BanCommand::Add { source, duration, socket } => {
-            let question = Question::BanAdd { source, seconds: duration.as_secs() };
+        BanCommand::Add {
+            source,
+            duration,
+            socket,
+        } => {
+            let question = Question::BanAdd {
+                source,
+                seconds: duration.as_secs(),
+            };
             expect_done(&socket, &question)?;
-            output::print(&format!("{source} is banned for {}\n", words(duration.as_secs())));
+            output::print(&format!(
+                "{source} is banned for {}\n",
+                words(duration.as_secs())
+            ));
         }
         BanCommand::Remove { source, socket } => {
             expect_done(&socket, &Question::BanRemove { source })?;
@@ -112,16 +122,25 @@ fn describe(status: &Status) -> String {
     }
     for reason in status.reasons.iter().filter(|reason| reason.packets > 0) {
         let verdict = if reason.drop { "dropped" } else { "passed" };
-        let line = format!("  {verdict:<8}{:<24}{:>14} packets\n", reason.name, reason.packets);
+        let line = format!(
+            "  {verdict:<8}{:<24}{:>14} packets\n",
+            reason.name, reason.packets
+        );
         text.push_str(&line);
     }
     text.push_str(&format!("bans      {}\n", status.bans));
     text.push_str(&format!(
         "gateway   {}\n",
-        status.gateway_pid.map_or("not running".into(), |pid| format!("running, pid {pid}"))
+        status
+            .gateway_pid
+            .map_or("not running".into(), |pid| format!("running, pid {pid}"))
     ));
     text.push_str(&format!("sandbox   {}\n", status.sandbox));
-    let audit = if status.audit_writable { "writing" } else { "NOT WRITABLE" };
+    let audit = if status.audit_writable {
+        "writing"
+    } else {
+        "NOT WRITABLE"
+    };
     text.push_str(&format!(
         "audit     {audit}, {} records, {} lost\n",
         status.audit_records, status.audit_lost
@@ -149,7 +168,9 @@ pub(crate) fn exchange(socket: &SocketArguments, question: &Question) -> Result<
 }
 
 pub(crate) fn unexpected(answer: &Answer) -> Failure {
-    Failure::other(anyhow::anyhow!("the daemon answered another question: {answer:?}"))
+    Failure::other(anyhow::anyhow!(
+        "the daemon answered another question: {answer:?}"
+    ))
 }
 
 fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
@@ -168,9 +189,13 @@ fn duration(text: &str) -> Result<Duration, String> {
         "d" => 86_400,
         _ => return Err("a time is a number and s, m, h or d, such as 90s or 1h".into()),
     };
-    let number: u64 = number.parse().map_err(|_| format!("{number:?} is no whole number"))?;
+    let number: u64 = number
+        .parse()
+        .map_err(|error| format!("{number:?} is no whole number: {error}"))?;
     let seconds = number.checked_mul(factor).filter(|&seconds| seconds > 0);
-    seconds.map(Duration::from_secs).ok_or_else(|| "a time must be at least 1s".into())
+    seconds
+        .map(Duration::from_secs)
+        .ok_or_else(|| "a time must be at least 1s".into())
 }
 
 fn words(seconds: u64) -> String {
@@ -188,11 +213,25 @@ mod tests {
 
     #[test]
     fn durations_are_read_and_written() {
-        let rows = [("90s", Some(90)), ("10m", Some(600)), ("1h", Some(3600)), ("2d", Some(172_800))];
+        let rows = [
+            ("90s", Some(90)),
+            ("10m", Some(600)),
+            ("1h", Some(3600)),
+            ("2d", Some(172_800)),
+        ];
         for (text, expected) in rows {
             assert_eq!(duration(text).ok().map(|d| d.as_secs()), expected, "{text}");
         }
-        for text in ["", "h", "1", "-1h", "0s", "1w", "99999999999999999999d", "1µ"] {
+        for text in [
+            "",
+            "h",
+            "1",
+            "-1h",
+            "0s",
+            "1w",
+            "99999999999999999999d",
+            "1µ",
+        ] {
             assert!(duration(text).is_err(), "{text}");
         }
         assert_eq!(words(59), "59s");

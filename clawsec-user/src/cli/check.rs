@@ -18,23 +18,38 @@ pub(crate) fn check(arguments: &CheckArguments) -> CommandResult {
     for warning in &config.warnings {
         output::print(&format!("warning  {}: {}\n", warning.path, warning.message));
     }
-    Ok(if config.warnings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if config.warnings.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(1)
+    })
 }
 
 fn describe(config: &Config) -> String {
-    let scheme = if config.gateway.tls.is_some() { "https" } else { "http, no TLS" };
-    let listen: Vec<String> =
-        config.gateway.listen.iter().map(|listen| listen.address.to_string()).collect();
-    let sandbox = match config.sandbox.enabled {
-        true => config.sandbox.provider.as_str(),
-        false => "off",
+    let scheme = if config.gateway.tls.is_some() {
+        "https"
+    } else {
+        "http, no TLS"
     };
-    let limit = match config.policy.limit.enabled {
-        true => {
-            let limit = config.policy.limit;
-            format!("{} requests in {} ms per address", limit.requests, limit.window_ms)
-        }
-        false => "off".to_owned(),
+    let listen: Vec<String> = config
+        .gateway
+        .listen
+        .iter()
+        .map(|listen| listen.address.to_string())
+        .collect();
+    let sandbox = if config.sandbox.enabled {
+        config.sandbox.provider.as_str()
+    } else {
+        "off"
+    };
+    let limit = if config.policy.limit.enabled {
+        let limit = config.policy.limit;
+        format!(
+            "{} requests in {} ms per address",
+            limit.requests, limit.window_ms
+        )
+    } else {
+        "off".to_owned()
     };
     format!(
         "{} is valid\n\
@@ -50,6 +65,10 @@ fn describe(config: &Config) -> String {
         config.gateway.upstream.authority(),
         config.policy.credentials.len(),
         config.policy.addresses.rules().len(),
-        if config.audit.enabled { config.audit.path.display().to_string() } else { "off".into() },
+        if config.audit.enabled {
+            config.audit.path.display().to_string()
+        } else {
+            "off".into()
+        },
     )
 }

@@ -3,15 +3,12 @@
 use std::io::IsTerminal as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 
 use super::{CommandResult, Failure, output};
-use crate::config::{self, Config};
-use crate::ipc::{self, PolicyUpdate};
-use crate::gateway;
+use crate::{gateway, ipc};
 
 /// Takes the listeners, drops every privilege, then serves.
 pub(crate) fn run(uid: u32, gid: u32) -> CommandResult {
@@ -25,7 +22,10 @@ pub(crate) fn run(uid: u32, gid: u32) -> CommandResult {
 }
 
 fn serve(uid: u32, gid: u32) -> anyhow::Result<()> {
-    let stdin = std::io::stdin().as_fd().try_clone_to_owned().context("take the socketpair")?;
+    let stdin = std::io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .context("take the socketpair")?;
     let supervisor = UnixStream::from(stdin);
     let listeners = ipc::receive_listeners(&supervisor).context("receive the listeners")?;
     // Nothing from outside has been read, and no thread started, before this line.
@@ -35,11 +35,7 @@ fn serve(uid: u32, gid: u32) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    runtime.block_on(gateway::run_with(listeners, supervisor, compile)).context("serve")
-}
-
-/// The document is whole: what it once referred to is not for this process to read.
-fn compile(update: &PolicyUpdate) -> Result<Config, String> {
-    config::compile(&update.document, Path::new(&update.path), &config::NoSources)
-        .map_err(|error| error.to_string())
+    runtime
+        .block_on(gateway::run(listeners, supervisor))
+        .context("serve")
 }

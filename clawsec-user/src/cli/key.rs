@@ -38,7 +38,9 @@ pub(crate) fn run(command: &KeyCommand) -> CommandResult {
         }
         KeyCommand::Hash => {
             let mut key = Zeroizing::new(String::new());
-            std::io::stdin().read_to_string(&mut key).map_err(Failure::other)?;
+            std::io::stdin()
+                .read_to_string(&mut key)
+                .map_err(Failure::other)?;
             let key = key.trim_end_matches(['\r', '\n']);
             if key.is_empty() {
                 return Err(Failure::usage(anyhow::anyhow!("no key on standard input")));
@@ -55,7 +57,10 @@ fn new_key() -> Result<Zeroizing<String>, Failure> {
     SystemRandom::new()
         .fill(bytes.as_mut_slice())
         .map_err(|_unspecified| Failure::other(anyhow::anyhow!("the random source failed")))?;
-    Ok(Zeroizing::new(format!("clawsec_{}", URL_SAFE_NO_PAD.encode(bytes.as_slice()))))
+    Ok(Zeroizing::new(format!(
+        "clawsec_{}",
+        URL_SAFE_NO_PAD.encode(bytes.as_slice())
+    )))
 }
 
 fn hash(key: &[u8]) -> String {

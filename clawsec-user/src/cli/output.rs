@@ -6,7 +6,9 @@ use std::io::{self, IsTerminal as _, Write as _};
 pub(crate) fn print(text: &str) {
     let mut stdout = io::stdout().lock();
     // A closed pipe (`| head`) ends the output, not the program.
-    let _closed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    let _closed = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
 }
 
 /// Prints an error and its causes to standard error, one line each.

@@ -52,14 +52,16 @@ pub(crate) fn run(arguments: RunArguments) -> CommandResult {
         .enable_all()
         .build()
         .map_err(Failure::other)?;
-    runtime.block_on(supervisor::run(config, options)).map_err(|error| {
-        let exit = match error.blame() {
-            supervisor::Blame::Configuration => Exit::Usage,
-            supervisor::Blame::Kernel => Exit::Absent,
-            supervisor::Blame::System => Exit::Other,
-        };
-        Failure::new(exit, error)
-    })?;
+    runtime
+        .block_on(supervisor::run(config, options))
+        .map_err(|error| {
+            let exit = match error.blame() {
+                supervisor::Blame::Configuration => Exit::Usage,
+                supervisor::Blame::Kernel => Exit::Absent,
+                supervisor::Blame::System => Exit::Other,
+            };
+            Failure::new(exit, error)
+        })?;
     Ok(ExitCode::SUCCESS)
 }
 

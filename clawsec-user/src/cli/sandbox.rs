@@ -15,10 +15,10 @@ use clap::{Args, Subcommand};
 use super::{CommandResult, ConfigArgument, Failure};
 use crate::config::{self, Config, SandboxConfig};
 use crate::policy::ToolName;
-use crate::supervisor::admin::{Answer, Executed, Question, ask};
 use crate::sandbox::{
     CancellationToken, Captured, Job, JobCommand, Sandbox, SandboxError, build_image,
 };
+use crate::supervisor::admin::{Answer, Executed, Question, ask};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SandboxCommand {
@@ -104,7 +104,9 @@ async fn exec(args: ExecArgs, config: &Config) -> u8 {
     };
     // The running daemon's own sandbox, with its record; without a daemon, one of our own.
     match ask(&config.gateway.admin_socket, &question) {
-        Ok(Answer::Executed(executed)) if args.workdir.is_none() => return show_executed(&executed),
+        Ok(Answer::Executed(executed)) if args.workdir.is_none() => {
+            return show_executed(&executed);
+        }
         Ok(Answer::Refused { message }) => {
             say(&message);
             return REFUSED;
@@ -140,10 +142,17 @@ fn show_executed(executed: &Executed) -> u8 {
 
 async fn alone(args: ExecArgs, stdin: Vec<u8>, config: &Config) -> u8 {
     let agent = Some(args.agent.clone());
-    let permit = match config.policy.decide_for_operator(ToolName::new("exec"), agent) {
+    let permit = match config
+        .policy
+        .decide_for_operator(&ToolName::new("exec"), agent)
+    {
         Ok(permit) => permit,
         Err(denial) => {
-            say(&format!("refused: {} ({})", denial.reason.as_str(), denial.rule));
+            say(&format!(
+                "refused: {} ({})",
+                denial.reason.as_str(),
+                denial.rule
+            ));
             return REFUSED;
         }
     };

@@ -27,10 +27,21 @@ pub fn send_listeners(stream: &UnixStream, listeners: &[TcpListener]) -> std::io
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_LISTENERS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
-        return Err(std::io::Error::other("the listeners do not fit one message"));
+        return Err(std::io::Error::other(
+            "the listeners do not fit one message",
+        ));
     }
-    let sent = sendmsg(stream, &[IoSlice::new(&[count])], &mut control, SendFlags::empty())?;
-    if sent == 1 { Ok(()) } else { Err(std::io::Error::other("the listeners were not sent")) }
+    let sent = sendmsg(
+        stream,
+        &[IoSlice::new(&[count])],
+        &mut control,
+        SendFlags::empty(),
+    )?;
+    if sent == 1 {
+        Ok(())
+    } else {
+        Err(std::io::Error::other("the listeners were not sent"))
+    }
 }
 
 /// Receives what `send_listeners` sent; waits for it.
@@ -38,8 +49,12 @@ pub fn receive_listeners(stream: &UnixStream) -> std::io::Result<Vec<TcpListener
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_LISTENERS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut count = [0];
-    let received =
-        recvmsg(stream, &mut [IoSliceMut::new(&mut count)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let received = recvmsg(
+        stream,
+        &mut [IoSliceMut::new(&mut count)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
     let mut listeners = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(fds) = message {
@@ -49,7 +64,9 @@ pub fn receive_listeners(stream: &UnixStream) -> std::io::Result<Vec<TcpListener
     if received.bytes == 1 && listeners.len() == usize::from(count[0]) {
         Ok(listeners)
     } else {
-        Err(std::io::Error::other("the supervisor did not hand over its listeners"))
+        Err(std::io::Error::other(
+            "the supervisor did not hand over its listeners",
+        ))
     }
 }
 
@@ -60,7 +77,9 @@ mod tests {
     #[test]
     fn listeners_cross_the_socketpair_and_accept() {
         let (here, there) = UnixStream::pair().unwrap();
-        let bound: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let bound: Vec<_> = (0..3)
+            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+            .collect();
         let addresses: Vec<_> = bound.iter().map(|l| l.local_addr().unwrap()).collect();
         send_listeners(&here, &bound).unwrap();
         drop(bound);

@@ -183,12 +183,12 @@ impl Policy {
     /// Judges a tool run that root asks for on the host itself: no principal, the same lists.
     pub fn decide_for_operator(
         &self,
-        tool: ToolName,
+        tool: &ToolName,
         agent: Option<String>,
     ) -> Result<Permit, Denial> {
         let mut facts = RequestFacts::new(Request::Tool(tool.clone()));
         facts.agent = agent;
-        let sandboxed = self.judge_tool(&tool, agent_of(&facts))?;
+        let sandboxed = self.judge_tool(tool, agent_of(&facts))?;
         Ok(Permit {
             facts,
             principal: "operator".to_owned(),

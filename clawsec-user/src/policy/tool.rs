@@ -244,9 +244,16 @@ mod tests {
 
     #[test]
     fn lists_are_read_as_the_gateway_reads_them() {
+        /// Profile, allow, deny, tool, the path that denies.
+        type Row<'a> = (
+            Option<&'a str>,
+            &'a [&'a str],
+            &'a [&'a str],
+            &'a str,
+            Option<&'a str>,
+        );
         let none: &[&str] = &[];
-        // profile, allow, deny, tool, the path that denies
-        let rows: &[(Option<&str>, &[&str], &[&str], &str, Option<&str>)] = &[
+        let rows: &[Row<'_>] = &[
             (None, none, none, "exec", None),
             (None, none, &["exec"], "bash", Some("tools.deny[0]")),
             (None, none, &["exec"], " Bash ", Some("tools.deny[0]")),

@@ -18,8 +18,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
-use super::state::State;
 use super::local;
+use super::state::State;
 use crate::enforcer::{Effect, ReasonCount};
 
 /// A question; the command line asks it.
@@ -27,10 +27,20 @@ use crate::enforcer::{Effect, ReasonCount};
 #[serde(rename_all = "snake_case")]
 pub enum Question {
     Status,
-    BanAdd { source: IpAddr, seconds: u64 },
-    BanRemove { source: IpAddr },
+    BanAdd {
+        source: IpAddr,
+        seconds: u64,
+    },
+    BanRemove {
+        source: IpAddr,
+    },
     BanList,
-    SandboxExec { agent: String, argv: Vec<String>, timeout_ms: Option<u64>, stdin: String },
+    SandboxExec {
+        agent: String,
+        argv: Vec<String>,
+        timeout_ms: Option<u64>,
+        stdin: String,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -91,7 +101,7 @@ pub struct Executed {
 /// A question with a tool's standard input, at most.
 const MAX_LINE_BYTES: u64 = 16 * 1024 * 1024;
 /// Longer than any sandbox timeout one would set; a stuck daemon must not hang the command line.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(3600);
+const ANSWER_TIMEOUT: Duration = Duration::from_hours(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
@@ -111,8 +121,10 @@ pub enum AskError {
 
 /// Asks the daemon at `path` and waits for its answer.
 pub fn ask(path: &Path, question: &Question) -> Result<Answer, AskError> {
-    let mut stream = StdUnixStream::connect(path)
-        .map_err(|source| AskError::Connect { path: path.to_owned(), source })?;
+    let mut stream = StdUnixStream::connect(path).map_err(|source| AskError::Connect {
+        path: path.to_owned(),
+        source,
+    })?;
     let mut exchange = || {
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         let mut line = serde_json::to_string(question).map_err(io::Error::other)?;
@@ -122,7 +134,10 @@ pub fn ask(path: &Path, question: &Question) -> Result<Answer, AskError> {
         BufReader::new(&stream).read_line(&mut answer)?;
         serde_json::from_str(&answer).map_err(io::Error::other)
     };
-    exchange().map_err(|source| AskError::Exchange { path: path.to_owned(), source })
+    exchange().map_err(|source| AskError::Exchange {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Binds the socket, root's alone. A socket left by a killed daemon is replaced; that it is not
@@ -172,7 +187,9 @@ async fn converse(stream: UnixStream, state: Arc<State>) -> io::Result<()> {
     let answered = async {
         match serde_json::from_str(&line) {
             Ok(question) => answer(&state, question, cancel.clone()).await,
-            Err(error) => Answer::Refused { message: format!("not a question: {error}") },
+            Err(error) => Answer::Refused {
+                message: format!("not a question: {error}"),
+            },
         }
     };
     // A client that goes away stops what it asked for.
@@ -202,7 +219,12 @@ async fn answer(state: &Arc<State>, question: Question, cancel: CancellationToke
             Ok(bans) => Answer::Bans(bans),
             Err(message) => refused(message),
         },
-        Question::SandboxExec { agent, argv, timeout_ms, stdin } => {
+        Question::SandboxExec {
+            agent,
+            argv,
+            timeout_ms,
+            stdin,
+        } => {
             let Ok(stdin) = STANDARD.decode(stdin) else {
                 return refused("the standard input is not base64".into());
             };
@@ -229,7 +251,10 @@ fn status(state: &State) -> Status {
         interfaces = enforcer
             .attachments()
             .iter()
-            .map(|a| Interface { name: a.interface.clone(), mode: a.mode.as_str().to_owned() })
+            .map(|a| Interface {
+                name: a.interface.clone(),
+                mode: a.mode.as_str().to_owned(),
+            })
             .collect();
         let counters = enforcer.counters().unwrap_or_default();
         let total = |counter: &ReasonCount| ReasonTotal {
@@ -237,7 +262,11 @@ fn status(state: &State) -> Status {
             drop: counter.effect.is_drop(),
             packets: counter.packets,
         };
-        reasons = counters.iter().filter(|c| c.effect != Effect::WouldDrop).map(total).collect();
+        reasons = counters
+            .iter()
+            .filter(|c| c.effect != Effect::WouldDrop)
+            .map(total)
+            .collect();
         bans = enforcer.bans().map_or(0, |bans| bans.len() as u64);
     }
     let config = state.config();

@@ -43,16 +43,23 @@ pub(super) struct Account {
 pub(super) fn account() -> Result<Account, ChildError> {
     if !rustix::process::geteuid().is_root() {
         let uid = rustix::process::geteuid().as_raw();
-        return Ok(Account { uid, gid: rustix::process::getegid().as_raw() });
+        return Ok(Account {
+            uid,
+            gid: rustix::process::getegid().as_raw(),
+        });
     }
-    let user =
-        User::from_name(GATEWAY_USER).map_err(ChildError::Lookup)?.ok_or(ChildError::NoUser)?;
+    let user = User::from_name(GATEWAY_USER)
+        .map_err(ChildError::Lookup)?
+        .ok_or(ChildError::NoUser)?;
     if user.uid.is_root() {
         return Err(ChildError::UserIsRoot);
     }
     let group = Group::from_name(GATEWAY_USER).map_err(ChildError::Lookup)?;
     let gid = group.map_or(user.gid, |group| group.gid);
-    Ok(Account { uid: user.uid.as_raw(), gid: gid.as_raw() })
+    Ok(Account {
+        uid: user.uid.as_raw(),
+        gid: gid.as_raw(),
+    })
 }
 
 /// Starts the gateway process; returns it with the supervisor's end of the socketpair.

@@ -22,7 +22,9 @@ pub(super) fn choose(listen: &[Listen]) -> std::io::Result<Vec<String>> {
         })
         .collect();
     let addresses: Vec<SocketAddr> = listen.iter().map(|entry| entry.address).collect();
-    Ok(select(&carried, &addresses, |name| is_plain_ethernet(Path::new("/sys/class/net"), name)))
+    Ok(select(&carried, &addresses, |name| {
+        is_plain_ethernet(Path::new("/sys/class/net"), name)
+    }))
 }
 
 fn select(

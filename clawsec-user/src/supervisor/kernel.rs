@@ -32,8 +32,12 @@ pub(super) fn start(
             ticking.records.tick();
         }
     });
-    let Some((events, log, adopted)) = open(state)? else { return Ok(()) };
-    state.records.resume(if adopted { Maps::Adopted } else { Maps::Fresh }, now_ns());
+    let Some((events, log, adopted)) = open(state)? else {
+        return Ok(());
+    };
+    state
+        .records
+        .resume(if adopted { Maps::Adopted } else { Maps::Fresh }, now_ns());
     checkpoint(state, CheckpointCause::Forced);
     tasks.spawn(follow(Arc::clone(state), events, stop.clone()));
     if let Some(mut log) = log {
@@ -49,9 +53,15 @@ pub(super) fn start(
 type Opened = (PacketEvents, Option<PacketLog>, bool);
 
 fn open(state: &State) -> Result<Option<Opened>, EnforcerError> {
-    let Some(mut enforcer) = state.enforcer() else { return Ok(None) };
+    let Some(mut enforcer) = state.enforcer() else {
+        return Ok(None);
+    };
     let events = enforcer.take_events()?;
-    let log = state.options.bpf_log.then(|| enforcer.take_log()).transpose()?;
+    let log = state
+        .options
+        .bpf_log
+        .then(|| enforcer.take_log())
+        .transpose()?;
     Ok(Some((events, log, enforcer.has_adopted_maps())))
 }
 
@@ -82,7 +92,9 @@ async fn follow(state: Arc<State>, mut events: PacketEvents, stop: CancellationT
 
 fn take(state: &State, batch: &PacketBatch) {
     if batch.lost > 0 {
-        state.records.lost(batch.lost, "packet events that found their buffer full");
+        state
+            .records
+            .lost(batch.lost, "packet events that found their buffer full");
     }
     let dropped = batch.events.iter().filter(|event| event.effect.is_drop());
     state.records.attribute(dropped.filter_map(|event| {
@@ -98,16 +110,22 @@ fn take(state: &State, batch: &PacketBatch) {
 
 /// Names what the throttle has seen since its last event, then makes the sums agree.
 pub(super) fn checkpoint(state: &State, cause: CheckpointCause) {
-    let Some(enforcer) = state.enforcer() else { return };
+    let Some(enforcer) = state.enforcer() else {
+        return;
+    };
     // Totals first: the kernel counts a drop before it reports it, so they cannot exceed the
     // counters that are read after them.
-    let read = enforcer.harvest().and_then(|totals| Ok((totals, enforcer.counters()?)));
+    let read = enforcer
+        .harvest()
+        .and_then(|totals| Ok((totals, enforcer.counters()?)));
     drop(enforcer);
     let (totals, counters) = match read {
         Ok(read) => read,
         Err(error) => {
             tracing::error!("read the kernel's counters: {}", local::chain(&error));
-            state.records.lost(1, "the kernel's counters cannot be read");
+            state
+                .records
+                .lost(1, "the kernel's counters cannot be read");
             return;
         }
     };
@@ -134,5 +152,7 @@ pub(super) fn checkpoint(state: &State, cause: CheckpointCause) {
 fn now_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
+    seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
 }

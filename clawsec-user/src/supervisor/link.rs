@@ -48,7 +48,13 @@ impl Link {
         listeners: Vec<TcpListener>,
         stop: CancellationToken,
     ) -> Self {
-        Self { state, account, listeners, applied: watch::Sender::new(Applied::NotYet), stop }
+        Self {
+            state,
+            account,
+            listeners,
+            applied: watch::Sender::new(Applied::NotYet),
+            stop,
+        }
     }
 
     /// Follows what the gateway says of the policies it is sent.
@@ -102,7 +108,8 @@ impl Link {
         let stream = UnixStream::from_std(stream).map_err(IpcError::Read)?;
         let (reader, writer) = ipc::split::<ToSupervisor, ToGateway>(stream);
         let (sender, queue) = mpsc::channel(QUEUE);
-        self.state.set_gateway(child.id().map(|pid| (pid, sender.clone())));
+        self.state
+            .set_gateway(child.id().map(|pid| (pid, sender.clone())));
         let writing = tokio::spawn(write(writer, queue));
         match self.state.policy_update() {
             Ok(update) => {
@@ -123,8 +130,7 @@ impl Link {
             () = stopping => Ok(()),
         };
         writing.abort();
-        if self.stop.is_cancelled()
-            && timeout(Duration::from_secs(1), child.wait()).await.is_err()
+        if self.stop.is_cancelled() && timeout(Duration::from_secs(1), child.wait()).await.is_err()
         {
             let _killed = child.start_kill();
             let _reaped = child.wait().await;
@@ -144,13 +150,20 @@ impl Link {
                     self.applied.send_replace(Applied::Ready(generation));
                 }
                 ToSupervisor::Refused { generation, why } => {
-                    self.applied.send_replace(Applied::Refused { generation, why });
+                    self.applied
+                        .send_replace(Applied::Refused { generation, why });
                 }
                 ToSupervisor::Event(event) => self.state.records.report(*event),
                 ToSupervisor::EventsLost { count } => {
-                    self.state.records.lost(count, "events of the gateway process");
+                    self.state
+                        .records
+                        .lost(count, "events of the gateway process");
                 }
-                ToSupervisor::Ban { source, seconds, reason } => {
+                ToSupervisor::Ban {
+                    source,
+                    seconds,
+                    reason,
+                } => {
                     local::ban_for(&self.state, source, seconds, &reason);
                 }
                 ToSupervisor::Tool { id, call } => {
@@ -226,7 +239,10 @@ async fn write(mut writer: IpcWriter<ToGateway>, mut queue: mpsc::Receiver<ToGat
 /// Sends a policy to the running gateway, if there is one.
 pub(super) async fn publish(state: &State, update: PolicyUpdate) -> bool {
     match state.gateway_sender() {
-        Some(sender) => sender.send(ToGateway::Policy(Box::new(update))).await.is_ok(),
+        Some(sender) => sender
+            .send(ToGateway::Policy(Box::new(update)))
+            .await
+            .is_ok(),
         None => false,
     }
 }

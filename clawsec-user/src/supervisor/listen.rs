@@ -24,8 +24,10 @@ pub(super) struct Bound(Vec<(SocketAddr, OwnedFd)>);
 impl Bound {
     pub(super) fn listen(self) -> Result<Vec<TcpListener>, ListenError> {
         let listen = |(address, socket): (SocketAddr, OwnedFd)| {
-            rustix::net::listen(&socket, BACKLOG)
-                .map_err(|error| ListenError { address, source: error.into() })?;
+            rustix::net::listen(&socket, BACKLOG).map_err(|error| ListenError {
+                address,
+                source: error.into(),
+            })?;
             Ok(TcpListener::from(socket))
         };
         self.0.into_iter().map(listen).collect()
@@ -38,15 +40,25 @@ impl Bound {
 /// and a peer's family is never in doubt.
 pub(super) fn bind_all(entries: &[Listen]) -> Result<Bound, ListenError> {
     let bind = |entry: &Listen| {
-        let socket = bind(entry.address)
-            .map_err(|source| ListenError { address: entry.address, source })?;
+        let socket = bind(entry.address).map_err(|source| ListenError {
+            address: entry.address,
+            source,
+        })?;
         Ok((entry.address, socket))
     };
-    entries.iter().map(bind).collect::<Result<_, _>>().map(Bound)
+    entries
+        .iter()
+        .map(bind)
+        .collect::<Result<_, _>>()
+        .map(Bound)
 }
 
 fn bind(address: SocketAddr) -> std::io::Result<OwnedFd> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket: OwnedFd =
         rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
@@ -66,7 +78,9 @@ mod tests {
     use super::*;
 
     fn entry(address: &str) -> Listen {
-        Listen { address: address.parse().unwrap() }
+        Listen {
+            address: address.parse().unwrap(),
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What the operator asks of the running daemon, and the gateway's bans.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,9 @@ const NO_XDP: &str = "the packet filter is not running (--no-xdp), so nothing ca
 /// A ban by hand.
 pub(super) fn ban(state: &State, source: IpAddr, seconds: u64) -> Result<(), String> {
     set_ban(state, source, seconds)?;
-    state.records.report(ban_event(state, "ban", source, "operator", seconds));
+    state
+        .records
+        .report(ban_event(state, "ban", source, "operator", seconds));
     Ok(())
 }
 
@@ -53,7 +56,10 @@ pub(super) fn unban(state: &State, source: IpAddr) -> Result<(), String> {
 pub(super) fn bans(state: &State) -> Result<Vec<Ban>, String> {
     let mut enforcer = state.enforcer().ok_or(NO_XDP)?;
     let bans = enforcer.bans().map_err(|error| chain(&error))?;
-    let ban = |ban: ActiveBan| Ban { source: ban.source, seconds_left: ban.remaining.as_secs() };
+    let ban = |ban: ActiveBan| Ban {
+        source: ban.source,
+        seconds_left: ban.remaining.as_secs(),
+    };
     Ok(bans.into_iter().map(ban).collect())
 }
 
@@ -68,13 +74,24 @@ pub(super) async fn execute(
 ) -> Result<Execution, String> {
     let config = state.config();
     let tool = ToolName::new("exec");
-    let mut event = Event::new(EventKind::Tool, "invoke", Outcome::Allow, Reason::Ok.as_str());
+    let mut event = Event::new(
+        EventKind::Tool,
+        "invoke",
+        Outcome::Allow,
+        Reason::Ok.as_str(),
+    );
     event.generation = config.policy.generation;
     event.principal = Some("operator".into());
     event.agent = Some(agent.clone());
     let args_bytes = argv.iter().map(|argument| argument.len() as u64 + 1).sum();
-    event.tool = Some(ToolFact { name: tool.as_str().to_owned(), args_bytes });
-    let permit = match config.policy.decide_for_operator(tool, Some(agent.clone())) {
+    event.tool = Some(ToolFact {
+        name: tool.as_str().to_owned(),
+        args_bytes,
+    });
+    let permit = match config
+        .policy
+        .decide_for_operator(&tool, Some(agent.clone()))
+    {
         Ok(permit) => permit,
         Err(denial) => {
             event.outcome = Outcome::Deny;
@@ -88,13 +105,14 @@ pub(super) async fn execute(
     let Some(tools) = state.tools() else {
         return Err("the sandbox is off or its provider is not available".into());
     };
-    let timeout = timeout_ms
-        .map_or(config.sandbox.timeout, |ms| config.sandbox.timeout.min(Duration::from_millis(ms)));
+    let timeout = timeout_ms.map_or(config.sandbox.timeout, |ms| {
+        config.sandbox.timeout.min(Duration::from_millis(ms))
+    });
     let job = Job {
         id: format!("op-{:08x}", rand_u32()),
         agent,
         command: JobCommand::Argv(argv),
-        env: Default::default(),
+        env: BTreeMap::new(),
         workdir: None,
         workspace: None,
         stdin,
@@ -102,7 +120,9 @@ pub(super) async fn execute(
     };
     let result = tools.sandbox.run(permit, job, cancel).await;
     match &result {
-        Ok(execution) => event.sandbox = Some(fact_of(execution, tools.sandbox.provider().as_str())),
+        Ok(execution) => {
+            event.sandbox = Some(fact_of(execution, tools.sandbox.provider().as_str()));
+        }
         Err(error) => {
             event.outcome = Outcome::Error;
             event.reason = Reason::SandboxUnavailable.as_str().into();
@@ -115,7 +135,9 @@ pub(super) async fn execute(
 
 fn set_ban(state: &State, source: IpAddr, seconds: u64) -> Result<(), String> {
     let mut enforcer = state.enforcer().ok_or(NO_XDP)?;
-    enforcer.ban(source, Duration::from_secs(seconds)).map_err(|error| chain(&error))
+    enforcer
+        .ban(source, Duration::from_secs(seconds))
+        .map_err(|error| chain(&error))
 }
 
 fn ban_event(

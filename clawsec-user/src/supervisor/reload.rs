@@ -12,9 +12,9 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 
 use super::link::{self, Applied};
+use super::local;
 use super::start::{StartError, close_tools, open_tools};
 use super::state::State;
-use super::local;
 use crate::config::{self, Config, FileTrust};
 use crate::event::{Event, EventKind, Outcome};
 
@@ -54,15 +54,17 @@ async fn attempt(
     let generation =
         next_generation(&state.options.state_dir).map_err(|error| local::chain(&error))?;
     config.number(generation);
-    let update = state.policy_update_of(&config).map_err(|error| local::chain(&error))?;
+    let update = state
+        .policy_update_of(&config)
+        .map_err(|error| local::chain(&error))?;
     if !link::publish(state, update).await {
         return Err("the gateway process is being started again; try once more".into());
     }
     wait_for(applied, generation).await?;
     let switched = match state.enforcer() {
-        Some(mut enforcer) => {
-            enforcer.switch(&config.packets).map_err(|error| local::chain(&error))
-        }
+        Some(mut enforcer) => enforcer
+            .switch(&config.packets)
+            .map_err(|error| local::chain(&error)),
         None => Ok(()),
     };
     if let Err(why) = switched {
@@ -71,10 +73,10 @@ async fn attempt(
         }
         return Err(why);
     }
-    if config.sandbox != before.sandbox {
-        if let Some(before) = state.replace_tools(open_tools(&config).await) {
-            tokio::spawn(async move { close_tools(&before).await });
-        }
+    if config.sandbox != before.sandbox
+        && let Some(replaced) = state.replace_tools(open_tools(&config).await)
+    {
+        tokio::spawn(async move { close_tools(&replaced).await });
     }
     state.put_in_force(config);
     Ok(generation)
@@ -83,17 +85,29 @@ async fn attempt(
 /// What cannot change under a running daemon; an honest refusal beats half a reload.
 fn refuse_what_needs_a_restart(before: &Config, after: &Config) -> Result<(), String> {
     let rows = [
-        ("gateway.listen", before.gateway.listen != after.gateway.listen),
-        ("gateway.admin.socket", before.gateway.admin_socket != after.gateway.admin_socket),
+        (
+            "gateway.listen",
+            before.gateway.listen != after.gateway.listen,
+        ),
+        (
+            "gateway.admin.socket",
+            before.gateway.admin_socket != after.gateway.admin_socket,
+        ),
         ("security.network.interfaces", before.kernel != after.kernel),
         ("security.audit", before.audit != after.audit),
     ];
-    let changed: Vec<&str> =
-        rows.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect();
+    let changed: Vec<&str> = rows
+        .into_iter()
+        .filter(|(_, changed)| *changed)
+        .map(|(key, _)| key)
+        .collect();
     if changed.is_empty() {
         return Ok(());
     }
-    Err(format!("{} changed: restart the daemon to apply it", changed.join(", ")))
+    Err(format!(
+        "{} changed: restart the daemon to apply it",
+        changed.join(", ")
+    ))
 }
 
 async fn wait_for(applied: &mut watch::Receiver<Applied>, wanted: u64) -> Result<(), String> {
@@ -106,7 +120,10 @@ async fn wait_for(applied: &mut watch::Receiver<Applied>, wanted: u64) -> Result
             Applied::Refused { why, .. } => Err(why.clone()),
             _ => Ok(()),
         },
-        _ => Err(format!("the gateway process did not answer within {} s", APPLY.as_secs())),
+        _ => Err(format!(
+            "the gateway process did not answer within {} s",
+            APPLY.as_secs()
+        )),
     }
 }
 
@@ -114,7 +131,10 @@ async fn wait_for(applied: &mut watch::Receiver<Applied>, wanted: u64) -> Result
 /// one policy for ever.
 pub(super) fn next_generation(state_dir: &Path) -> Result<u64, StartError> {
     let path = state_dir.join("generation");
-    let failed = |source| StartError::StateDirectory { path: path.clone(), source };
+    let failed = |source| StartError::StateDirectory {
+        path: path.clone(),
+        source,
+    };
     let last = match std::fs::read_to_string(&path) {
         Ok(text) => text.trim().parse().unwrap_or(0),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
@@ -123,7 +143,10 @@ pub(super) fn next_generation(state_dir: &Path) -> Result<u64, StartError> {
     let next: u64 = last + 1;
     let write = || {
         use std::os::unix::fs::DirBuilderExt as _;
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(state_dir)?;
         let new = path.with_extension("new");
         std::fs::write(&new, next.to_string())?;
         std::fs::rename(&new, &path)
@@ -142,7 +165,10 @@ type Stamp = (u64, Option<SystemTime>, u64);
 
 impl FileWatch {
     pub(super) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), seen: stamp(path) }
+        Self {
+            path: path.to_owned(),
+            seen: stamp(path),
+        }
     }
 
     /// Takes the file as it is now for known.
@@ -195,9 +221,21 @@ mod tests {
         let path = dir.path().join("clawsec.json");
         std::fs::write(&path, "{}").unwrap();
         let mut watch = FileWatch::new(&path);
-        assert!(tokio::time::timeout(POLL * 4, watch.changed()).await.is_err());
+        assert!(
+            tokio::time::timeout(POLL * 4, watch.changed())
+                .await
+                .is_err()
+        );
         std::fs::write(&path, "{ }").unwrap();
-        assert!(tokio::time::timeout(POLL * 4, watch.changed()).await.is_ok());
-        assert!(tokio::time::timeout(POLL * 4, watch.changed()).await.is_err());
+        assert!(
+            tokio::time::timeout(POLL * 4, watch.changed())
+                .await
+                .is_ok()
+        );
+        assert!(
+            tokio::time::timeout(POLL * 4, watch.changed())
+                .await
+                .is_err()
+        );
     }
 }

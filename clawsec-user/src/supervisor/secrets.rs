@@ -23,7 +23,9 @@ pub enum SecretError {
         #[source]
         source: std::io::Error,
     },
-    #[error("the device secret {path} is not 32 bytes; remove it to make a new one (paired devices must then be paired again)")]
+    #[error(
+        "the device secret {path} is not 32 bytes; remove it to make a new one (paired devices must then be paired again)"
+    )]
     DeviceSecretLength { path: PathBuf },
     #[error("create {path}")]
     Create {
@@ -38,8 +40,11 @@ pub enum SecretError {
 /// Reads certificate and key; whether they fit each other is checked where they are used.
 pub(super) fn tls_material(tls: &TlsConfig) -> Result<TlsMaterial, SecretError> {
     let read = |path: &Path, key: &'static str| {
-        fs::read_to_string(path)
-            .map_err(|source| SecretError::Read { path: path.to_owned(), key, source })
+        fs::read_to_string(path).map_err(|source| SecretError::Read {
+            path: path.to_owned(),
+            key,
+            source,
+        })
     };
     Ok(TlsMaterial {
         cert_pem: read(&tls.cert, "gateway.tls.cert")?,
@@ -70,24 +75,39 @@ fn device_secret(state_dir: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
         Ok(secret) if secret.len() == 32 => Ok(Zeroizing::new(secret)),
         Ok(_) => Err(SecretError::DeviceSecretLength { path }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => new_device_secret(&path),
-        Err(source) => Err(SecretError::Read { path, key: "--state-dir", source }),
+        Err(source) => Err(SecretError::Read {
+            path,
+            key: "--state-dir",
+            source,
+        }),
     }
 }
 
 fn new_device_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
     let mut secret = Zeroizing::new(vec![0; 32]);
     // The error type carries nothing.
-    SystemRandom::new().fill(&mut secret).map_err(|_unspecified| SecretError::Random)?;
+    SystemRandom::new()
+        .fill(&mut secret)
+        .map_err(|_unspecified| SecretError::Random)?;
     let write = || {
         if let Some(parent) = path.parent() {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(parent)?;
         }
-        let mut file =
-            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)?;
         file.write_all(&secret)?;
         file.sync_all()
     };
-    write().map_err(|source| SecretError::Create { path: path.to_owned(), source })?;
+    write().map_err(|source| SecretError::Create {
+        path: path.to_owned(),
+        source,
+    })?;
     Ok(secret)
 }
 
@@ -104,7 +124,10 @@ mod tests {
         let second = device_seeds(&state, ["b", "a"].into_iter()).unwrap();
         assert_eq!(first, second);
         assert_ne!(first["a"], first["b"]);
-        let mode = fs::metadata(state.join("device.secret")).unwrap().permissions().mode();
+        let mode = fs::metadata(state.join("device.secret"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 

@@ -97,7 +97,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), StartError>
     let enforcer = start_enforcer(&config, &options)?;
     let attached: Vec<String> = enforcer
         .iter()
-        .flat_map(|enforcer| enforcer.attachments())
+        .flat_map(Enforcer::attachments)
         .map(|a| format!("{} ({})", a.interface, a.mode.as_str()))
         .collect();
     let tools = open_tools(&config).await;
@@ -107,8 +107,9 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), StartError>
     kernel::start(&state, &mut tasks, &stop).map_err(StartError::Enforcer)?;
 
     let config = state.config();
-    let socket = admin::bind(&config.gateway.admin_socket).map_err(|source| {
-        StartError::Admin { path: config.gateway.admin_socket.clone(), source }
+    let socket = admin::bind(&config.gateway.admin_socket).map_err(|source| StartError::Admin {
+        path: config.gateway.admin_socket.clone(),
+        source,
     })?;
     tasks.spawn(admin::serve(socket, Arc::clone(&state)));
 
@@ -124,9 +125,10 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), StartError>
     announce(&config, &attached);
     let mut event = Event::new(EventKind::System, "start", Outcome::Allow, "ok");
     event.generation = config.policy.generation;
-    event.detail = Some(match attached.is_empty() {
-        true => "without the packet filter".into(),
-        false => format!("packet filter on {}", attached.join(", ")),
+    event.detail = Some(if attached.is_empty() {
+        "without the packet filter".into()
+    } else {
+        format!("packet filter on {}", attached.join(", "))
     });
     state.records.report(event);
     drop(config);
@@ -160,7 +162,12 @@ fn start_enforcer(config: &Config, options: &Options) -> Result<Option<Enforcer>
         interfaces::choose(&config.gateway.listen).map_err(StartError::Interfaces)?
     };
     if names.is_empty() {
-        if config.gateway.listen.iter().all(|listen| listen.address.ip().is_loopback()) {
+        if config
+            .gateway
+            .listen
+            .iter()
+            .all(|listen| listen.address.ip().is_loopback())
+        {
             tracing::info!("clawsec listens on loopback only; there is no interface to filter");
             return Ok(None);
         }
@@ -172,7 +179,9 @@ fn start_enforcer(config: &Config, options: &Options) -> Result<Option<Enforcer>
         pin_dir: options.pin_dir.clone(),
         bpf_log: options.bpf_log,
     };
-    Enforcer::start(&plan, &config.packets).map(Some).map_err(StartError::Enforcer)
+    Enforcer::start(&plan, &config.packets)
+        .map(Some)
+        .map_err(StartError::Enforcer)
 }
 
 /// A provider that is broken does not stop the daemon: its tools are denied, never run outside.
@@ -209,7 +218,8 @@ fn instance(config: &Config) -> String {
     use aws_lc_rs::digest;
     let path = config.audit.path.as_os_str().as_encoded_bytes();
     let digest = digest::digest(&digest::SHA256, path);
-    digest.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    let short = digest.as_ref().iter().take(6);
+    short.fold(String::new(), |name, byte| format!("{name}{byte:02x}"))
 }
 
 async fn wait_until_ready(
@@ -226,7 +236,11 @@ async fn wait_until_ready(
 }
 
 fn announce(config: &Config, attached: &[String]) {
-    let scheme = if config.gateway.tls.is_some() { "https" } else { "http" };
+    let scheme = if config.gateway.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
     for listen in &config.gateway.listen {
         tracing::info!("listening on {scheme}://{}", listen.address);
     }

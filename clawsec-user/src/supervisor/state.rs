@@ -43,7 +43,10 @@ pub(super) struct Tools {
 
 impl Tools {
     pub(super) fn new(sandbox: Sandbox) -> Self {
-        Self { executions: Registry::new(sandbox.clone()), sandbox }
+        Self {
+            executions: Registry::new(sandbox.clone()),
+            sandbox,
+        }
     }
 }
 
@@ -110,8 +113,17 @@ impl State {
             generation: config.policy.generation,
             document: config.redacted_document.clone(),
             path: config.path.display().to_string(),
-            tls: config.gateway.tls.as_ref().map(secrets::tls_material).transpose()?,
-            upstream_token: config.gateway.upstream_token.as_ref().map(|t| t.reveal().to_owned()),
+            tls: config
+                .gateway
+                .tls
+                .as_ref()
+                .map(secrets::tls_material)
+                .transpose()?,
+            upstream_token: config
+                .gateway
+                .upstream_token
+                .as_ref()
+                .map(|t| t.reveal().to_owned()),
             device_seeds: secrets::device_seeds(&self.options.state_dir, ids)?,
         })
     }
@@ -119,6 +131,8 @@ impl State {
     /// The packet plane, if there is one. Its calls are system calls on maps: short, never
     /// awaited under the lock.
     pub(super) fn enforcer(&self) -> Option<MutexGuard<'_, Enforcer>> {
-        self.enforcer.as_ref().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner))
+        self.enforcer
+            .as_ref()
+            .map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -56,7 +56,10 @@ fn judge(state: &State, call: &ToolCall) -> Result<Permit, Denial> {
         return Err(Denial::new(Reason::ToolDenied, "security.sandbox.tools"));
     }
     if state.records.refuses_work() {
-        return Err(Denial::new(Reason::AuditUnavailable, "security.audit.onFailure"));
+        return Err(Denial::new(
+            Reason::AuditUnavailable,
+            "security.audit.onFailure",
+        ));
     }
     Ok(permit)
 }
@@ -69,7 +72,12 @@ async fn execute(
     cancel: CancellationToken,
 ) -> ToolAnswer {
     let Some(tools) = state.tools() else {
-        return unavailable(state, call, &permit, "the sandbox provider is not available");
+        return unavailable(
+            state,
+            call,
+            &permit,
+            "the sandbox provider is not available",
+        );
     };
     let job = job_of(state, call, exec);
     let record = Ended {
@@ -81,7 +89,9 @@ async fn execute(
     };
     if exec_in_background(call) {
         let session = job.id.clone();
-        let started = tools.executions.start(permit, job, move |result| record.report(result));
+        let started = tools
+            .executions
+            .start(permit, job, move |result| record.report(result));
         return match started {
             Ok(()) => ToolAnswer::Done(ToolReply {
                 text: format!("Command still running (session {session})."),
@@ -91,7 +101,9 @@ async fn execute(
                 let mut event = event_of(call, Outcome::Error, Reason::SandboxUnavailable.as_str());
                 event.detail = Some(error.to_string());
                 state.records.report(event);
-                ToolAnswer::Unavailable { message: error.to_string() }
+                ToolAnswer::Unavailable {
+                    message: error.to_string(),
+                }
             }
         };
     }
@@ -99,7 +111,9 @@ async fn execute(
     record.report(&result);
     match result {
         Ok(execution) => ToolAnswer::Done(reply(&execution)),
-        Err(error) => ToolAnswer::Unavailable { message: error.to_string() },
+        Err(error) => ToolAnswer::Unavailable {
+            message: error.to_string(),
+        },
     }
 }
 
@@ -132,12 +146,17 @@ fn process(state: &State, call: &ToolCall, permit: &Permit) -> ToolAnswer {
     state.records.report(event);
     let principal = call.principal.as_str();
     let reply = match &call.command {
-        ToolCommand::ProcessPoll { session } => tools.executions.poll(principal, session).map(polled),
+        ToolCommand::ProcessPoll { session } => {
+            tools.executions.poll(principal, session).map(polled)
+        }
         ToolCommand::ProcessKill { session } => {
-            tools.executions.kill(principal, session).map(|()| ToolReply {
-                text: format!("Killed session {session}."),
-                details: serde_json::json!({ "status": "killed", "sessionId": session }),
-            })
+            tools
+                .executions
+                .kill(principal, session)
+                .map(|()| ToolReply {
+                    text: format!("Killed session {session}."),
+                    details: serde_json::json!({ "status": "killed", "sessionId": session }),
+                })
         }
         ToolCommand::ProcessList | ToolCommand::Exec(_) => {
             Ok(listed(&tools.executions.list(principal)))
@@ -167,7 +186,10 @@ fn listed(entries: &[Entry]) -> ToolReply {
     } else {
         lines.join("\n")
     };
-    ToolReply { text, details: serde_json::json!({ "status": "completed", "sessions": sessions }) }
+    ToolReply {
+        text,
+        details: serde_json::json!({ "status": "completed", "sessions": sessions }),
+    }
 }
 
 fn polled(entry: Entry) -> ToolReply {
@@ -231,7 +253,9 @@ fn unavailable(state: &State, call: &ToolCall, permit: &Permit, message: &str) -
     event.generation = permit.generation();
     event.detail = Some(message.to_owned());
     state.records.report(event);
-    ToolAnswer::Unavailable { message: message.to_owned() }
+    ToolAnswer::Unavailable {
+        message: message.to_owned(),
+    }
 }
 
 /// What is known of an execution before it ends, for the record after.
@@ -287,8 +311,10 @@ fn event_of(call: &ToolCall, outcome: Outcome, reason: &'static str) -> Event {
     event.agent.clone_from(&call.agent);
     event.session.clone_from(&call.session);
     let name = ToolName::new(&call.tool);
-    event.tool =
-        Some(ToolFact { name: name.as_str().to_owned(), args_bytes: call.args_bytes });
+    event.tool = Some(ToolFact {
+        name: name.as_str().to_owned(),
+        args_bytes: call.args_bytes,
+    });
     event
 }
 
@@ -298,6 +324,8 @@ fn millis(duration: Duration) -> u64 {
 
 /// Seconds since the Unix epoch; a clock before it counts as the epoch.
 pub(super) fn now_unix() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

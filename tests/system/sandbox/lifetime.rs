@@ -10,8 +10,8 @@ use clawsec_user::sandbox::{
     CancellationToken, EntryState, JobCommand, Registry, RegistryError, SandboxError,
 };
 
-use super::super::docker;
 use super::{config, finish, job, open, open_as, permit, permit_of};
+use crate::system::docker;
 
 pub(super) async fn cancel_kills(provider: SandboxProvider) {
     let instance = unique("cancel");
@@ -189,8 +189,8 @@ pub(super) async fn registry_shows_only_ones_own(provider: SandboxProvider) {
     let long = job(JobCommand::Shell("echo begun; sleep 60".into()));
     let short = job(JobCommand::Shell("echo quick".into()));
     let (long_id, short_id) = (long.id.clone(), short.id.clone());
-    registry.start(permit_of("phone"), long).unwrap();
-    registry.start(permit_of("laptop"), short).unwrap();
+    registry.start(permit_of("phone"), long, |_| {}).unwrap();
+    registry.start(permit_of("laptop"), short, |_| {}).unwrap();
 
     assert_eq!(registry.list("phone").len(), 1);
     assert_eq!(registry.list("stranger").len(), 0);
