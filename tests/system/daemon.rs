@@ -22,6 +22,8 @@ pub(crate) struct Daemon {
     pub(crate) lab: Lab,
     pub(crate) folder: tempfile::TempDir,
     pin_dir: PathBuf,
+    /// More arguments of `clawsec run`.
+    arguments: Vec<&'static str>,
     pub(crate) seen: Arc<Seen>,
 }
 
@@ -38,10 +40,20 @@ pub(crate) struct Response {
 impl Daemon {
     /// Starts with the tests' configuration; `edit` changes it first.
     pub(crate) fn start(name: &str, edit: impl FnOnce(&mut Value)) -> Self {
+        Self::start_with(name, &[], edit)
+    }
+
+    /// Starts with more arguments of `clawsec run`.
+    pub(crate) fn start_with(
+        name: &str,
+        arguments: &[&'static str],
+        edit: impl FnOnce(&mut Value),
+    ) -> Self {
         let lab = Lab::new(name).expect("make the lab's namespaces");
         let seen = Arc::new(Seen::default());
         serve_stand_in(&lab, &seen);
         let mut daemon = Self::prepare(name, lab, seen, edit);
+        daemon.arguments = arguments.to_vec();
         daemon.launch();
         daemon
     }
@@ -63,6 +75,7 @@ impl Daemon {
             lab,
             folder,
             pin_dir,
+            arguments: Vec::new(),
             seen,
         };
         daemon.detach();
@@ -168,6 +181,7 @@ impl Daemon {
             .arg(&self.pin_dir)
             .arg("--state-dir")
             .arg(self.path("state"))
+            .args(&self.arguments)
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stderr(log)

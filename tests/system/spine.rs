@@ -75,6 +75,11 @@ fn each_decision_is_enforced_and_recorded() {
             && record["sandbox"]["provider"] == "docker"
             && record["sandbox"]["exit"] == 0
     });
+    let executions = daemon
+        .audit()
+        .into_iter()
+        .filter(|record| record["action"] == "invoke" && record["tool"]["name"] == "exec");
+    assert_eq!(executions.count(), 1, "one execution, one record");
     let after = daemon.seen.requests.load(Ordering::Relaxed);
     assert_eq!(
         after, requests,
@@ -226,4 +231,20 @@ fn segments(daemon: &Daemon) -> u64 {
         .position(|&name| name == "InSegs")
         .expect("InSegs");
     values[index].parse().expect("a number")
+}
+
+#[test]
+fn the_bpf_programs_own_lines_come_out_through_tracing() {
+    let daemon = Daemon::start_with("bpflog", &["--bpf-log"], |_| {});
+    assert_eq!(daemon.get(Host::Outside, "/").exit, 28);
+    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    let is_drop = |line: &str| line.contains("not_allowed") || line.contains(lab::CLIENT_OUTSIDE);
+    while !daemon.log().lines().any(is_drop) {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "no line of the BPF program in:\n{}",
+            daemon.log()
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }

@@ -32,6 +32,8 @@ pub(super) struct Note {
     pub(super) principal: Option<String>,
     pub(super) detail: Option<String>,
     pub(super) tool: Option<ToolFact>,
+    /// The supervisor has written the record of this exchange.
+    pub(super) recorded: bool,
     user: Option<String>,
     group: Option<String>,
     agent: Option<String>,
@@ -46,6 +48,7 @@ impl Note {
             principal: None,
             detail: None,
             tool: None,
+            recorded: false,
             user: None,
             group: None,
             agent: None,
@@ -154,6 +157,9 @@ impl Exchange {
         detail: Option<String>,
     ) {
         let note = &self.note;
+        if note.recorded {
+            return;
+        }
         // A failed login is an authentication event wherever it happened.
         let kind = match reason {
             Reason::CredentialMissing

@@ -73,7 +73,7 @@ pub(super) async fn gather(
 
 /// Runs a permitted call in the sandbox and answers in the gateway's result shape.
 pub(super) async fn run(
-    exchange: &Exchange,
+    exchange: &mut Exchange,
     permit: Permit,
     order: Order,
 ) -> Result<Response<Body>, Refusal> {
@@ -106,6 +106,8 @@ pub(super) async fn run(
         .map_err(|error| {
             Refusal::sandbox_unavailable("the sandbox did not answer").detailed(error.to_string())
         })?;
+    // The supervisor has recorded what it answered, with what the sandbox made of it.
+    exchange.note.recorded = true;
     match answer {
         ToolAnswer::Done(reply) => {
             let result = json!({
