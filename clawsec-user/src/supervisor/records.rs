@@ -2,6 +2,7 @@
 //! then queued for the one writer.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -78,6 +79,9 @@ impl Records {
         for (attribution, generation) in attributions {
             if let Some(mut entry) = ledger.attribute(attribution) {
                 entry.event.generation = generation;
+                if let Some(network @ IpAddr::V6(_)) = entry.event.source {
+                    entry.event.detail = Some(format!("all of {network}/64"));
+                }
                 entries.push(entry);
             }
         }
