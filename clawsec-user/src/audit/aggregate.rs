@@ -210,33 +210,33 @@ fn is_summed(entry: &Entry) -> bool {
 
 /// Adds `next` to `sum`; a field in which they differ is left out, it would be true of one only.
 fn merge(sum: &mut Event, next: Event) {
-    fn agree<T: PartialEq>(sum: &mut Option<T>, next: Option<T>) {
-        if *sum != next {
+    fn agree<T: PartialEq>(sum: &mut Option<T>, next: Option<&T>) {
+        if sum.as_ref() != next {
             *sum = None;
         }
     }
     sum.count = sum.count.saturating_add(next.count);
     sum.settles = sum.settles.saturating_add(next.settles);
     if let (Some(ours), Some(theirs)) = (sum.source, next.source) {
-        if ours != theirs {
+        if ours == theirs {
+            agree(&mut sum.detail, next.detail.as_ref());
+        } else {
             // Same /64 by the key, different hosts: the network's address, and the detail says so.
             let (address, length) = network(theirs);
             sum.source = Some(address);
             sum.detail = Some(format!("sources in {address}/{length}"));
-        } else {
-            agree(&mut sum.detail, next.detail);
         }
     } else {
-        agree(&mut sum.detail, next.detail);
+        agree(&mut sum.detail, next.detail.as_ref());
     }
     sum.generation = sum.generation.max(next.generation);
-    agree(&mut sum.rule, next.rule);
-    agree(&mut sum.port, next.port);
-    agree(&mut sum.request, next.request);
-    agree(&mut sum.user, next.user);
-    agree(&mut sum.group, next.group);
-    agree(&mut sum.agent, next.agent);
-    agree(&mut sum.session, next.session);
+    agree(&mut sum.rule, next.rule.as_ref());
+    agree(&mut sum.port, next.port.as_ref());
+    agree(&mut sum.request, next.request.as_ref());
+    agree(&mut sum.user, next.user.as_ref());
+    agree(&mut sum.group, next.group.as_ref());
+    agree(&mut sum.agent, next.agent.as_ref());
+    agree(&mut sum.session, next.session.as_ref());
     if let (Some(ours), Some(theirs)) = (&mut sum.tool, next.tool) {
         ours.args_bytes = ours.args_bytes.saturating_add(theirs.args_bytes);
     }
@@ -389,7 +389,7 @@ mod tests {
             e.tool = Some(ToolFact {
                 name: "exec".to_owned(),
                 args_bytes: 1,
-            })
+            });
         });
         let mut aggregator = Aggregator::new(TEN_SECONDS);
         for entry in variants {

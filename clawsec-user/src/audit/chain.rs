@@ -19,7 +19,7 @@ pub struct Chain(Link);
 #[derive(Debug, Clone)]
 enum Link {
     Plain,
-    Keyed(hmac::Key),
+    Keyed(Box<hmac::Key>),
 }
 
 impl Chain {
@@ -27,7 +27,10 @@ impl Chain {
     pub fn new(key: Option<&Secret>) -> Self {
         Self(match key {
             None => Link::Plain,
-            Some(key) => Link::Keyed(hmac::Key::new(hmac::HMAC_SHA256, key.reveal().as_bytes())),
+            Some(key) => Link::Keyed(Box::new(hmac::Key::new(
+                hmac::HMAC_SHA256,
+                key.reveal().as_bytes(),
+            ))),
         })
     }
 

@@ -547,8 +547,7 @@ mod tests {
                             CheckpointCause::Interval,
                         );
                         write(&mut log, entries);
-                        let reasons: BTreeMap<_, _> = kernel.counters.clone();
-                        assert_eq!(log.recorded(), &reasons, "seed {seed}");
+                        assert_eq!(log.recorded(), &kernel.counters, "seed {seed}");
                     }
                     // Killed: memory is gone, the log and the kernel's maps are not.
                     38 => {
@@ -571,11 +570,14 @@ mod tests {
                             kernel.wire.clear();
                             let now_ns = kernel.clock_ns;
                             kernel.clock_ns += 1;
-                            let recovered = log.clone().into_recovered();
-                            let (next, entries) =
-                                Ledger::resume(&recovered, Maps::Fresh, now_ns, limits);
-                            ledger = next;
-                            write(&mut log, entries);
+                            // Half the time nobody says so, and the counters must tell.
+                            if kernel.roll(2) == 0 {
+                                let recovered = log.clone().into_recovered();
+                                let (next, entries) =
+                                    Ledger::resume(&recovered, Maps::Fresh, now_ns, limits);
+                                ledger = next;
+                                write(&mut log, entries);
+                            }
                         }
                     }
                 }

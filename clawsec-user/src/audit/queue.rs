@@ -41,8 +41,8 @@ pub(super) enum Item {
 /// Why an entry was not taken.
 #[derive(Debug)]
 pub(super) enum Full {
-    NoRoom(Entry),
-    Closed(Entry),
+    NoRoom(Box<Entry>),
+    Closed(Box<Entry>),
 }
 
 /// Entries that were not kept, exactly counted.
@@ -66,7 +66,7 @@ impl Queue {
         }
     }
 
-    pub(super) fn try_push(&self, entry: Entry) -> Result<(), Full> {
+    pub(super) fn try_push(&self, entry: Box<Entry>) -> Result<(), Full> {
         let mut inner = self.lock();
         if inner.closed {
             return Err(Full::Closed(entry));
@@ -74,7 +74,7 @@ impl Queue {
         if inner.items.len() >= self.capacity {
             return Err(Full::NoRoom(entry));
         }
-        inner.items.push_back(Item::Entry(Box::new(entry)));
+        inner.items.push_back(Item::Entry(entry));
         inner.accepted += 1;
         drop(inner);
         self.work.notify_one();
@@ -283,7 +283,10 @@ mod tests {
         assert!(queue.push_or_lose(auth()));
         queue.close();
         assert!(!queue.push_or_lose(auth()));
-        assert!(matches!(queue.try_push(auth()), Err(Full::Closed(_))));
+        assert!(matches!(
+            queue.try_push(Box::new(auth())),
+            Err(Full::Closed(_))
+        ));
         assert_eq!(queue.take(9).len(), 2, "the entry and the loss");
     }
 }

@@ -344,7 +344,7 @@ mod tests {
         let mut network = full(EventKind::Network, "drop", Outcome::Deny, "not_allowed");
         network.event.source = Some("::ffff:198.51.100.9".parse().unwrap());
         network.event.port = None;
-        network.event.count = 0;
+        network.event.count = 120;
         network.event.settles = 12;
         let mut system = Entry::new(
             Event::new(EventKind::Network, "checkpoint", Outcome::Allow, "ok"),

@@ -227,9 +227,10 @@ impl Sink {
             return self.reopen(there.is_some());
         }
         if ours.len() != self.offset {
-            let (reason, what) = match ours.len() < self.offset {
-                true => ("file_cut", "shorter"),
-                false => ("file_grown", "longer"),
+            let (reason, what) = if ours.len() < self.offset {
+                ("file_cut", "shorter")
+            } else {
+                ("file_grown", "longer")
             };
             let detail = format!(
                 "the file is {what} than left: {}, not {}",
@@ -276,9 +277,10 @@ impl Sink {
         self.offset = length;
         self.records_in_file = u64::from(length > 0);
         self.rotate_after = 0;
-        let (reason, detail) = match replaced {
-            true => ("file_replaced", "another file stands at the log's path"),
-            false => ("file_moved", "the file was moved or removed"),
+        let (reason, detail) = if replaced {
+            ("file_replaced", "another file stands at the log's path")
+        } else {
+            ("file_moved", "the file was moved or removed")
         };
         self.notices
             .push_front(Entry::system(REOPEN, Outcome::Allow, reason).detailed(detail.to_owned()));

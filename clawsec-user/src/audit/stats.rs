@@ -251,3 +251,84 @@ const MINUTES_SHOWN: usize = 120;
 const HOURS_KEPT: usize = 87_600;
 /// Names counted one by one; what comes later counts as others.
 const NAMES_KEPT: usize = 50_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::chain::{Chain, Digest};
+    use crate::audit::entry::Entry;
+    use crate::event::Event;
+
+    fn line(
+        kind: EventKind,
+        action: &'static str,
+        at_minute: i64,
+        fill: impl Fn(&mut Event),
+    ) -> Vec<u8> {
+        let mut event = Event::new(kind, action, Outcome::Deny, "banned");
+        fill(&mut event);
+        let entry = Entry::new(event, Stamp::from_micros(at_minute * MINUTE_MICROS));
+        let mut line = Vec::new();
+        Record::new(&entry, 1, Digest::ZERO).encode(&Chain::new(None), &mut line);
+        line
+    }
+
+    #[test]
+    fn occurrences_are_counted_once_and_settled_drops_for_their_source() {
+        let mut builder = StatsBuilder::since(None);
+        let source = Some("192.0.2.1".parse().unwrap());
+        builder.line(&line(EventKind::Network, "drop", 0, |e| {
+            e.source = source;
+            e.count = 5;
+        }));
+        builder.line(&line(EventKind::Network, "drop", 1, |e| e.count = 70));
+        builder.line(&line(EventKind::Network, "drop", 2, |e| {
+            e.source = source;
+            e.count = 15;
+            e.settles = 60;
+        }));
+        builder.line(&line(EventKind::System, "lost", 2, |e| {
+            e.outcome = Outcome::Error;
+            e.count = 9;
+        }));
+        builder.line(b"not a record");
+        let stats = builder.finish(10);
+        assert_eq!(stats.totals[&EventKind::Network][&Outcome::Deny], 90);
+        assert_eq!(
+            stats.sources,
+            [Ranked {
+                name: "192.0.2.1".to_owned(),
+                count: 80,
+                denied: 80
+            }]
+        );
+        assert_eq!(
+            (stats.not_attributed, stats.lost, stats.unreadable),
+            (10, 9, 1)
+        );
+        assert_eq!(
+            stats.histogram.iter().map(|b| b.deny).collect::<Vec<_>>(),
+            [5, 70, 15]
+        );
+    }
+
+    #[test]
+    fn names_beyond_the_top_are_summed_and_long_spans_go_by_the_hour() {
+        let mut builder = StatsBuilder::since(Some(Stamp::from_micros(10 * MINUTE_MICROS)));
+        for minute in 0..310_u32 {
+            builder.line(&line(EventKind::Auth, "connect", i64::from(minute), |e| {
+                e.source = Some(std::net::Ipv4Addr::from_bits(minute).into());
+            }));
+        }
+        let stats = builder.finish(3);
+        assert_eq!(stats.records, 300);
+        assert_eq!(stats.sources.len(), 4);
+        assert_eq!(
+            stats.sources.iter().map(|ranked| ranked.count).sum::<u64>(),
+            300
+        );
+        assert_eq!(stats.bucket_seconds, 3600);
+        let hours: Vec<_> = stats.histogram.iter().map(|bucket| bucket.deny).collect();
+        assert_eq!(hours, [50, 60, 60, 60, 60, 10]);
+    }
+}

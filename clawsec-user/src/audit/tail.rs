@@ -139,11 +139,13 @@ fn lines_from_end(file: &File, length: u64, count: usize) -> io::Result<(u64, Ve
     let mut tail = Vec::new();
     let mut start = length;
     // One newline more than lines: the one that ends the line before the first.
-    while start > 0 && tail.iter().filter(|byte| **byte == b'\n').count() <= count {
+    let mut newlines = 0;
+    while start > 0 && newlines <= count {
         let step = start.min(64 * 1024);
         start -= step;
         let mut chunk = vec![0; usize::try_from(step).unwrap_or(0)];
         file.read_exact_at(&mut chunk, start)?;
+        newlines += chunk.split(|byte| *byte == b'\n').count() - 1;
         chunk.extend_from_slice(&tail);
         tail = chunk;
     }
@@ -160,4 +162,84 @@ fn lines_from_end(file: &File, length: u64, count: usize) -> io::Result<(u64, Ve
         .iter()
         .map(|line| line[..line.len() - 1].to_vec());
     Ok((end, kept.collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn text(lines: Vec<Vec<u8>>) -> Vec<String> {
+        lines
+            .into_iter()
+            .map(|line| String::from_utf8(line).unwrap())
+            .collect()
+    }
+
+    fn append(path: &Path, text: &str) {
+        let mut file = File::options()
+            .append(true)
+            .create(true)
+            .open(path)
+            .unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn the_last_lines_reach_back_into_rotated_parts() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("a.log");
+        fs::write(dir.path().join("a.log.2"), "1\n2\n").unwrap();
+        fs::write(dir.path().join("a.log.1"), "3\n4\n").unwrap();
+        fs::write(&log, "5\n6\ntorn").unwrap();
+        for (count, expected) in [
+            (0, vec![]),
+            (1, vec!["6"]),
+            (3, vec!["4", "5", "6"]),
+            (5, vec!["2", "3", "4", "5", "6"]),
+            (99, vec!["1", "2", "3", "4", "5", "6"]),
+        ] {
+            assert_eq!(
+                text(last_lines(&log, count).unwrap().0),
+                expected,
+                "{count}"
+            );
+        }
+        let long = format!("{}\n{}\n", "x".repeat(200_000), "y".repeat(200_000));
+        fs::write(&log, long).unwrap();
+        assert_eq!(text(last_lines(&log, 1).unwrap().0), ["y".repeat(200_000)]);
+    }
+
+    #[test]
+    fn following_misses_and_repeats_nothing_across_rotations() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("a.log");
+        let part = |number: u32| with(&log, number);
+        append(&log, "1\n2");
+        let (lines, mut follower) = last_lines(&log, 10).unwrap();
+        assert_eq!(text(lines), ["1"]);
+        append(&log, "two\n3\n");
+        assert_eq!(text(follower.poll().unwrap()), ["2two", "3"]);
+        assert_eq!(text(follower.poll().unwrap()), Vec::<String>::new());
+        // Two rotations between two askings.
+        append(&log, "4\n");
+        fs::rename(&log, part(1)).unwrap();
+        append(&log, "5\n");
+        fs::rename(part(1), part(2)).unwrap();
+        fs::rename(&log, part(1)).unwrap();
+        append(&log, "6\n");
+        let mut seen = Vec::new();
+        for _ in 0..5 {
+            seen.extend(text(follower.poll().unwrap()));
+        }
+        assert_eq!(seen, ["4", "5", "6"]);
+        fs::write(&log, "").unwrap();
+        assert_eq!(text(follower.poll().unwrap()), Vec::<String>::new());
+        append(&log, "7\n");
+        assert_eq!(text(follower.poll().unwrap()), ["7"]);
+    }
+
+    fn with(log: &Path, number: u32) -> PathBuf {
+        crate::audit::head::with_suffix(log, &format!(".{number}"))
+    }
 }

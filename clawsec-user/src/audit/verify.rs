@@ -274,3 +274,175 @@ impl<'a> Checker<'a> {
         self.report
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::audit::entry::Entry;
+    use crate::event::{Event, Outcome};
+
+    fn write_log(path: &Path) -> Vec<Vec<u8>> {
+        let chain = Chain::new(None);
+        let mut prev = Digest::ZERO;
+        let mut lines = Vec::new();
+        for seq in 1..=9 {
+            let mut event = Event::new(EventKind::Auth, "connect", Outcome::Allow, "ok");
+            event.user = Some(format!("user{seq}"));
+            let mut line = Vec::new();
+            let mut record = Record::new(&Entry::from(event), seq, prev);
+            record.encode(&chain, &mut line);
+            prev = record.hash;
+            lines.push(line);
+        }
+        let head = Head {
+            v: 1,
+            seq: 9,
+            hash: prev,
+            file: "audit.log".to_owned(),
+            offset: 0,
+            chain: "sha256".to_owned(),
+            epoch: 0,
+            totals: std::collections::BTreeMap::new(),
+            seal: Digest::ZERO,
+        };
+        head.sealed(&chain).replace(path, false).unwrap();
+        lines
+    }
+
+    fn forge(line: &[u8], from: &str, to: &str) -> Vec<u8> {
+        let text = String::from_utf8(line.to_vec()).unwrap();
+        assert!(text.contains(from));
+        text.replace(from, to).into_bytes()
+    }
+
+    #[test]
+    fn the_first_bad_record_is_named() {
+        use ProblemKind::{Edited, Gap, Reordered, Truncated, Unlinked, Unreadable};
+        type Harm = fn(&mut Vec<Vec<u8>>);
+        type Found = Option<(ProblemKind, u64)>;
+        let rows: [(&str, Harm, Found); 12] = [
+            ("untouched", |_| {}, None),
+            (
+                "a torn tail is no finding",
+                |lines| lines.push(b"{\"v\":1".to_vec()),
+                None,
+            ),
+            (
+                "edited",
+                |lines| lines[4] = forge(&lines[4], "user5", "user6"),
+                Some((Edited, 5)),
+            ),
+            (
+                "hash is no hash",
+                |lines| lines[4] = forge(&lines[4], "\"hash\":\"", "\"hash\":\"0"),
+                Some((Unreadable, 5)),
+            ),
+            ("removed", |lines| drop(lines.remove(4)), Some((Gap, 5))),
+            ("swapped", |lines| lines.swap(4, 5), Some((Reordered, 5))),
+            (
+                "moved to the end",
+                |lines| {
+                    let line = lines.remove(4);
+                    lines.push(line);
+                },
+                Some((Reordered, 5)),
+            ),
+            (
+                "repeated",
+                |lines| lines.insert(5, lines[4].clone()),
+                Some((Reordered, 5)),
+            ),
+            (
+                "cut at the end",
+                |lines| lines.truncate(7),
+                Some((Truncated, 8)),
+            ),
+            (
+                "cut at the front",
+                |lines| drop(lines.drain(..2)),
+                Some((Gap, 2)),
+            ),
+            (
+                "not a record",
+                |lines| lines[4] = b"hello\n".to_vec(),
+                Some((Unreadable, 5)),
+            ),
+            (
+                "forged with its own hash",
+                |lines| {
+                    let mut record = Record::parse(&forge(&lines[4], "user5", "user6")).unwrap();
+                    lines[4].clear();
+                    record.encode(&Chain::new(None), &mut lines[4]);
+                },
+                Some((Unlinked, 6)),
+            ),
+        ];
+        for (name, harm, expected) in rows {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("audit.log");
+            let mut lines = write_log(&path);
+            harm(&mut lines);
+            // Split over two parts: what is found does not depend on where files end.
+            let cut = lines.len().min(3);
+            fs::write(dir.path().join("audit.log.1"), lines[..cut].concat()).unwrap();
+            fs::write(&path, lines[cut..].concat()).unwrap();
+            let report = verify(&path, &Chain::new(None), HeadCheck::Required).unwrap();
+            let found = report
+                .problem
+                .as_ref()
+                .map(|p| (p.kind, p.seq.unwrap_or(0)));
+            assert_eq!(found, expected, "{name}: {report:?}");
+            assert_eq!(report.ok, expected.is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_head_is_needed_unless_it_is_waived() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.log");
+        fs::write(&path, write_log(&path).concat()).unwrap();
+        let chain = Chain::new(None);
+        let kind = |check| {
+            verify(&path, &chain, check)
+                .unwrap()
+                .problem
+                .map(|p| p.kind)
+        };
+        assert_eq!(kind(HeadCheck::Required), None);
+        let head = fs::read_to_string(head_path(&path)).unwrap();
+        fs::write(head_path(&path), head.replace("\"seq\":9", "\"seq\":8")).unwrap();
+        assert_eq!(kind(HeadCheck::Required), Some(ProblemKind::Head));
+        fs::remove_file(head_path(&path)).unwrap();
+        assert_eq!(kind(HeadCheck::Required), Some(ProblemKind::Head));
+        assert_eq!(kind(HeadCheck::Skipped), None);
+    }
+
+    #[test]
+    fn totals_that_are_not_the_sums_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.log");
+        let mut log = Vec::new();
+        let mut prev = Digest::ZERO;
+        for (seq, total) in [(1, None), (2, Some(1)), (3, None), (4, Some(3))] {
+            let action = if total.is_some() {
+                "checkpoint"
+            } else {
+                "drop"
+            };
+            let mut event = Event::new(EventKind::Network, action, Outcome::Deny, "banned");
+            event.count = u64::from(total.is_none());
+            let mut entry = Entry::from(event);
+            entry.totals = total.map(|total| [("banned".to_owned(), total)].into());
+            let mut record = Record::new(&entry, seq, prev);
+            record.encode(&Chain::new(None), &mut log);
+            prev = record.hash;
+        }
+        fs::write(&path, log).unwrap();
+        let report = verify(&path, &Chain::new(None), HeadCheck::Skipped).unwrap();
+        let problem = report.problem.unwrap();
+        assert_eq!((problem.kind, problem.seq), (ProblemKind::Sums, Some(4)));
+        assert_eq!(report.checkpoints, 1);
+    }
+}

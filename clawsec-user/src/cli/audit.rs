@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{CommandResult, ConfigArgument, Exit, Failure, output};
 use crate::audit::{
@@ -114,7 +115,7 @@ fn tail(arguments: &TailArguments) -> CommandResult {
     while arguments.follow && open {
         let lines = follower.poll().map_err(Failure::other)?;
         if lines.is_empty() {
-            std::thread::sleep(POLL);
+            open = wait_for_more();
         } else {
             open = show(&lines);
         }
@@ -469,6 +470,22 @@ fn print_to_reader(text: &str) -> bool {
         .is_ok()
 }
 
+/// Waits a little; false at once when the reader of standard output has gone away.
+fn wait_for_more() -> bool {
+    let stdout = io::stdout();
+    // No event is asked for: only errors and hang-ups, which are always given, end the wait.
+    let mut descriptors = [PollFd::new(&stdout, PollFlags::empty())];
+    match poll(&mut descriptors, Some(&POLL)) {
+        Ok(0) => true,
+        Ok(_) => false,
+        // Interrupted by a signal that did not end us.
+        Err(_) => {
+            std::thread::sleep(Duration::from_millis(10));
+            true
+        }
+    }
+}
+
 /// Colour, or none.
 #[derive(Debug, Clone, Copy)]
 struct Paint {
@@ -512,7 +529,11 @@ impl Paint {
 }
 
 const HEADING: &str = "time (UTC)               what  event              reason               source                who            tool         count  detail";
-const POLL: Duration = Duration::from_millis(200);
+/// How long a follower waits before it looks again: 200 ms.
+const POLL: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 200_000_000,
+};
 const BUCKETS_SHOWN: usize = 48;
 const BAR_WIDTH: u128 = 40;
 
