@@ -50,6 +50,11 @@ fn kernel_half(toolchain: &Toolchain) -> Result<PathBuf> {
 pub(crate) fn lint_kernel_half() -> Result<()> {
     let toolchain = setup()?;
     let mut cargo = kernel_cargo(&toolchain, "clippy");
+    // Cargo takes `cargo-clippy` from PATH, where rustup's would come first.
+    let folder = toolchain.cargo.parent().map(PathBuf::from);
+    let path = env::var_os("PATH").unwrap_or_default();
+    let paths = folder.into_iter().chain(env::split_paths(&path));
+    cargo.env("PATH", env::join_paths(paths).context("join PATH")?);
     run(cargo.args(["--package", "clawsec-ebpf", "--", "-D", "warnings"]))
 }
 

@@ -10,7 +10,10 @@ mod setup;
 mod tidy;
 mod tiers;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
+use xtask::say;
 
 #[derive(Parser)]
 #[command(
@@ -60,8 +63,18 @@ enum Command {
     StandIn,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().command {
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Setup => setup::setup().map(|_| ()),
         Command::Build { release } => build::build(release).map(|_| ()),
         Command::Run { upstream } => demo::run(upstream.as_deref()),

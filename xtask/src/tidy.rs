@@ -53,9 +53,13 @@ fn check(file: &Path, text: &str, breaches: &mut Vec<String>) {
     if !text.starts_with("//!") && !text.starts_with("#!") {
         breaches.push(format!("{name}: does not start with its purpose (//!)"));
     }
-    let lines = text.lines().count();
-    if lines > MAX_LINES {
-        breaches.push(format!("{name}: {lines} lines, over {MAX_LINES}"));
+    let lines = code_lines(text);
+    let ratchet = LONGER.iter().find(|(file, _)| *file == name);
+    let most = ratchet.map_or(MAX_LINES, |(_, lines)| *lines);
+    if lines > most {
+        breaches.push(format!(
+            "{name}: {lines} lines, over {most}: split it along an idea"
+        ));
     }
     for rule in RULES {
         if rule.allowed.iter().any(|prefix| name.starts_with(prefix)) {
@@ -85,8 +89,29 @@ fn mentions(code: &str, word: &str) -> bool {
     })
 }
 
-/// Longer files are split along an idea.
-const MAX_LINES: usize = 450;
+/// Lines before the file's unit tests, which may be as many as the rules need.
+fn code_lines(text: &str) -> usize {
+    text.lines()
+        .take_while(|line| !line.starts_with("#[cfg(test)]"))
+        .count()
+}
+
+/// A file that outgrows this is split along an idea.
+const MAX_LINES: usize = 400;
+
+/// Files that were longer when the limit was set, or are tables of rows. Only ever lowered.
+const LONGER: &[(&str, usize)] = &[
+    ("clawsec-user/src/audit/sink.rs", 428),
+    ("clawsec-user/src/audit/writer.rs", 566),
+    ("clawsec-user/src/cli/audit.rs", 539),
+    ("clawsec-user/src/gateway/tests/http.rs", 527),
+    ("clawsec-user/src/gateway/tests/websocket.rs", 483),
+    ("clawsec-user/src/sandbox/cgroup.rs", 409),
+    ("clawsec-user/src/sandbox/dispatch.rs", 433),
+    ("tests/kernel/enforcer.rs", 402),
+    ("tests/kernel/verdict.rs", 778),
+    ("tests/system/sandbox.rs", 514),
+];
 
 struct Rule {
     /// Only files under these; empty is every file.
@@ -175,6 +200,8 @@ const RULES: &[Rule] = &[
             "clawsec-user/src/enforcer/",
             "clawsec-user/src/sandbox/child.rs",
             "tests/kernel/",
+            "tests/system/sandbox/probe.rs",
+            "tests/system/sandbox/probe.rs",
             "xtask/src/tidy.rs",
         ],
         words: &["unsafe"],

@@ -4,6 +4,7 @@ use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerfEventArray};
+#[expect(clippy::wildcard_imports, reason = "the maps are the ABI, all of it")]
 use clawsec_common::abi::{self, *};
 
 /// Index of the slot in force; one aligned store of the daemon switches everything.

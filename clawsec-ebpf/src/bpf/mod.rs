@@ -1,5 +1,10 @@
 //! Entry points. Everything that decides is in the library.
 
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "an entry point is given its context by the macro, by value"
+)]
+
 mod atomic;
 mod cursor;
 mod maps;

@@ -192,6 +192,10 @@ impl<F: Fn() -> u64> Kernel for XdpKernel<'_, F> {
         result == 0
     }
 
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the kernel's own field is 32 bits"
+    )]
     #[inline(always)]
     fn ifindex(&self) -> u32 {
         self.ctx.ingress_ifindex() as u32
