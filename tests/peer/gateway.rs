@@ -20,11 +20,11 @@ pub(super) struct Protected {
 
 impl Protected {
     pub(super) fn start(name: &str, edit: impl FnOnce(&mut serde_json::Value)) -> Self {
-        let lab = Lab::new(name).expect("make the lab's namespaces");
+        let lab = Lab::of_this_process(name).expect("make the lab's namespaces");
         let home = tempfile::tempdir().expect("make a home for the gateway");
         let gateway = start_gateway(&lab, &home);
         wait_for_gateway(&lab, &home);
-        let mut daemon = Daemon::prepare(name, lab, Arc::new(Seen::default()), edit);
+        let mut daemon = Daemon::prepare(lab, Arc::new(Seen::default()), edit);
         daemon.launch();
         Self {
             daemon,

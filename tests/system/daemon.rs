@@ -21,7 +21,7 @@ pub(crate) struct Daemon {
     child: Option<Child>,
     pub(crate) lab: Lab,
     pub(crate) folder: tempfile::TempDir,
-    pin_dir: PathBuf,
+    pub(crate) pin_dir: PathBuf,
     /// More arguments of `clawsec run`.
     arguments: Vec<&'static str>,
     pub(crate) seen: Arc<Seen>,
@@ -49,27 +49,22 @@ impl Daemon {
         arguments: &[&'static str],
         edit: impl FnOnce(&mut Value),
     ) -> Self {
-        let lab = Lab::new(name).expect("make the lab's namespaces");
+        let lab = Lab::of_this_process(name).expect("make the lab's namespaces");
         let seen = Arc::new(Seen::default());
         serve_stand_in(&lab, &seen);
-        let mut daemon = Self::prepare(name, lab, seen, edit);
+        let mut daemon = Self::prepare(lab, seen, edit);
         daemon.arguments = arguments.to_vec();
         daemon.launch();
         daemon
     }
 
     /// Everything but the start; the caller launches.
-    pub(crate) fn prepare(
-        name: &str,
-        lab: Lab,
-        seen: Arc<Seen>,
-        edit: impl FnOnce(&mut Value),
-    ) -> Self {
+    pub(crate) fn prepare(lab: Lab, seen: Arc<Seen>, edit: impl FnOnce(&mut Value)) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("clawsec-")
             .tempdir()
             .expect("make a folder");
-        let pin_dir = PathBuf::from(format!("/sys/fs/bpf/clawsec-test-{name}"));
+        let pin_dir = Path::new("/sys/fs/bpf").join(lab.name());
         let daemon = Self {
             child: None,
             lab,

@@ -12,8 +12,7 @@ use super::daemon::{Daemon, in_namespace};
 #[test]
 fn the_filter_outlives_the_daemon_and_is_adopted() {
     let mut daemon = Daemon::start("adopt", |_| {});
-    let pinned = std::path::Path::new("/sys/fs/bpf/clawsec-test-adopt");
-    assert!(pinned.exists(), "the filter is pinned");
+    assert!(daemon.pin_dir.exists(), "the filter is pinned");
     let stop = AtomicBool::new(false);
     let tries = AtomicU64::new(0);
     let wrong = std::sync::Mutex::new(Vec::new());

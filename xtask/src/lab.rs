@@ -39,7 +39,7 @@ pub enum Host {
 }
 
 impl Lab {
-    /// Makes the hosts; `name` is at most 8 characters, since it is part of namespaces' names.
+    /// Makes the hosts; the namespaces of an earlier lab of that name are removed.
     pub fn new(name: &str) -> anyhow::Result<Self> {
         let lab = Self {
             name: name.to_owned(),
@@ -62,6 +62,18 @@ impl Lab {
             [CLIENT_OUTSIDE, CLIENT_OUTSIDE_V6],
         )?;
         Ok(lab)
+    }
+
+    /// Makes a lab of this process alone, so that two test runs can go on side by side; removes
+    /// those that a killed run has left.
+    pub fn of_this_process(name: &str) -> anyhow::Result<Self> {
+        remove_stale();
+        Self::new(&format!("{TEST_PREFIX}{name}-{}", std::process::id()))
+    }
+
+    /// What it was called.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The namespace's name, for `ip netns`.
@@ -143,6 +155,26 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         self.remove();
+    }
+}
+
+const TEST_PREFIX: &str = "cslab-";
+
+/// Removes namespaces whose process is gone: `cslab-NAME-PID-HOST`.
+fn remove_stale() {
+    let entries = std::fs::read_dir("/run/netns")
+        .into_iter()
+        .flatten()
+        .flatten();
+    for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
+        let pid = name
+            .strip_prefix(TEST_PREFIX)
+            .and_then(|rest| rest.rsplit('-').nth(1));
+        let is_gone = |pid: &str| !PathBuf::from("/proc").join(pid).exists();
+        if pid.is_some_and(is_gone) {
+            // Another run may have removed it in the meantime.
+            let _gone = Command::new("ip").args(["netns", "del", &name]).status();
+        }
     }
 }
 
