@@ -738,6 +738,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn killed_without_notice_the_sums_are_those_of_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.log");
+        let mut config = config(&path);
+        config.fsync = Fsync::Never;
+        config.rotate_bytes = 10_000;
+        config.rotate_keep = 100;
+        for _life in 0..10 {
+            let (handle, task) = open(&config).unwrap();
+            let task = tokio::spawn(task.run());
+            let begun = handle.health().seq;
+            for _ in 0..50 {
+                assert_eq!(handle.record(kernel_drop(7)), Recorded::Queued);
+            }
+            until("something is written", || handle.health().seq > begun).await;
+            // No flush, no head: what is in the file is all there is.
+            task.abort();
+            assert!(task.await.is_err());
+            // A write that was under way ends first, and with it the lock.
+            until("the lock is free", || {
+                !matches!(open(&config), Err(AuditError::Locked { .. }))
+            })
+            .await;
+            let (handle, _task) = open(&config).unwrap();
+            let written = records(&path).iter().filter(|r| r.action == "drop").count();
+            let recovered = handle.recovered().recorded["not_allowed"];
+            assert_eq!(recovered, written as u64 * 7);
+        }
+    }
+
+    #[tokio::test]
     async fn rotation_keeps_as_many_parts_as_asked() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.log");
