@@ -131,6 +131,9 @@ struct Work {
     taken: u64,
     unsynced_since: Option<Instant>,
     failure: Option<Failure>,
+    /// The queue was closed before the last gathering, so nothing can have come after it. Read
+    /// once a round: a stop between two steps must not skip the last sums and the last sync.
+    closing: bool,
     /// (ticket, entries that must be written first).
     flush: Option<(u64, u64)>,
     flushed: watch::Sender<u64>,
@@ -175,6 +178,7 @@ fn open_with_capacity(
         taken: 0,
         unsynced_since: None,
         failure: None,
+        closing: false,
         flush: None,
         flushed: sender,
     });
@@ -302,6 +306,7 @@ impl Work {
     /// Moves from the queue and the sums to the outbox, which stays bounded.
     fn gather(&mut self) {
         let now_ms = self.now_ms();
+        self.closing = self.shared.queue.is_closed();
         let room = OUTBOX.saturating_sub(self.outbox.len());
         for item in self.shared.queue.take(room) {
             match item {
@@ -320,11 +325,11 @@ impl Work {
             self.flush = Some((wanted, self.shared.queue.accepted()));
         }
         // While nothing can be written sums go on summing: they lose nothing.
-        if self.failure.is_some() && !self.is_closing() {
+        if self.failure.is_some() && !self.closing {
             return;
         }
         self.outbox.extend(self.aggregator.due(now_ms));
-        if self.flush_is_next() || (self.is_closing() && self.shared.queue.len() == 0) {
+        if self.flush_is_next() || (self.closing && self.shared.queue.len() == 0) {
             self.outbox.extend(self.aggregator.drain());
         }
     }
@@ -334,8 +339,7 @@ impl Work {
         let now = Instant::now();
         let reopen = self.shared.reopen_wanted.swap(false, Ordering::AcqRel);
         let due = |since: Instant| now >= since + SYNC_INTERVAL;
-        let sync =
-            self.flush_is_next() || self.is_closing() || self.unsynced_since.is_some_and(due);
+        let sync = self.flush_is_next() || self.closing || self.unsynced_since.is_some_and(due);
         let notices = self.sink.as_ref().is_some_and(Sink::has_notices);
         if self.outbox.is_empty() && !sync && !notices && !reopen {
             return;
@@ -451,12 +455,8 @@ impl Work {
             .is_some_and(|(_, accepted)| self.taken >= accepted)
     }
 
-    fn is_closing(&self) -> bool {
-        self.shared.queue.is_closed()
-    }
-
     fn is_finished(&mut self) -> bool {
-        if !self.is_closing() || self.shared.queue.len() > 0 && self.failure.is_none() {
+        if !self.closing || self.shared.queue.len() > 0 && self.failure.is_none() {
             return false;
         }
         if self.outbox.is_empty() && self.failure.is_none() {
@@ -680,6 +680,35 @@ mod tests {
         assert_eq!(problem(&path), None);
     }
 
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_stop_at_any_moment_leaves_the_sums_written_and_the_head_at_the_end() {
+        for round in 0..200_u64 {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("audit.log");
+            let handle = start(&config(&path), 8192);
+            for _ in 0..3 {
+                let denied =
+                    Event::new(EventKind::Auth, "connect", Outcome::Deny, "device_invalid");
+                assert_eq!(handle.record(denied), Recorded::Queued);
+            }
+            let pause = Duration::from_micros(round * 7 % 400);
+            let begun = Instant::now();
+            while begun.elapsed() < pause {
+                tokio::task::yield_now().await;
+            }
+            handle.stop().await;
+            let all = records(&path);
+            assert_eq!(
+                all.iter().map(|record| record.count).sum::<u64>(),
+                3,
+                "{round}"
+            );
+            assert_eq!(problem(&path), None, "{round}");
+            let head = crate::audit::Head::read(&path).unwrap().unwrap();
+            assert_eq!(head.seq, all.last().unwrap().seq, "{round}");
+        }
+    }
+
     #[tokio::test]
     async fn kinds_that_are_not_asked_for_are_left_out() {
         let dir = tempfile::tempdir().unwrap();
@@ -735,6 +764,37 @@ mod tests {
         assert_eq!(report.problem, None);
         assert_eq!(report.records, all.len() as u64);
         assert_eq!(problem(&path), Some(ProblemKind::Edited), "without the key");
+    }
+
+    #[tokio::test]
+    async fn killed_without_notice_the_sums_are_those_of_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.log");
+        let mut config = config(&path);
+        config.fsync = Fsync::Never;
+        config.rotate_bytes = 10_000;
+        config.rotate_keep = 100;
+        for _life in 0..10 {
+            let (handle, task) = open(&config).unwrap();
+            let task = tokio::spawn(task.run());
+            let begun = handle.health().seq;
+            for _ in 0..50 {
+                assert_eq!(handle.record(kernel_drop(7)), Recorded::Queued);
+            }
+            until("something is written", || handle.health().seq > begun).await;
+            // No flush, no head: what is in the file is all there is.
+            task.abort();
+            assert!(task.await.is_err());
+            // A write that was under way ends first, and with it the lock.
+            until("the lock is free", || {
+                !matches!(open(&config), Err(AuditError::Locked { .. }))
+            })
+            .await;
+            let (handle, _task) = open(&config).unwrap();
+            let written = records(&path).iter().filter(|r| r.action == "drop").count();
+            let recovered = handle.recovered().recorded["not_allowed"];
+            assert_eq!(recovered, written as u64 * 7);
+        }
     }
 
     #[tokio::test]
@@ -968,12 +1028,19 @@ mod tests {
     #[tokio::test]
     async fn a_full_disk_is_survived_without_a_torn_record() {
         use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
+        struct Mounted(PathBuf);
+        impl Drop for Mounted {
+            fn drop(&mut self) {
+                let _gone = unmount(&self.0, UnmountFlags::DETACH);
+            }
+        }
         let dir = tempfile::tempdir().unwrap();
         let size = c"size=128k,mode=0700";
         if mount("tmpfs", dir.path(), "tmpfs", MountFlags::empty(), size).is_err() {
             eprintln!("not run: mounting a tmpfs needs root");
             return;
         }
+        let _mounted = Mounted(dir.path().to_owned());
         let path = dir.path().join("audit.log");
         let handle = start(&config(&path), 200);
         let filler = dir.path().join("filler");
@@ -1009,7 +1076,6 @@ mod tests {
             (lost, reported)
         );
         assert_eq!(problem(&path), None);
-        unmount(dir.path(), UnmountFlags::DETACH).unwrap();
     }
 
     /// A ratio, so that it holds on any machine: 20 times the records must not take 60 times as
