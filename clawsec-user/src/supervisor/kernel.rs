@@ -16,8 +16,8 @@ use super::state::State;
 use crate::audit::{Attribution, CheckpointCause, Maps};
 use crate::enforcer::{EnforcerError, PacketBatch, PacketEvents, PacketLog};
 
-/// How often sums of repeated events are looked at.
-const TICK: Duration = Duration::from_secs(1);
+/// Between tries to read packet events after a failure.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Starts the tasks; takes the first checkpoint.
 pub(super) fn start(
@@ -25,13 +25,6 @@ pub(super) fn start(
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
 ) -> Result<(), EnforcerError> {
-    let ticking = Arc::clone(state);
-    tasks.spawn(async move {
-        loop {
-            tokio::time::sleep(TICK).await;
-            ticking.records.tick();
-        }
-    });
     let Some((events, log, adopted)) = open(state)? else {
         return Ok(());
     };
@@ -75,7 +68,7 @@ async fn follow(state: Arc<State>, mut events: PacketEvents, stop: CancellationT
                 Err(error) => {
                     tracing::error!(%error, "packet events cannot be read; counters go on");
                     state.records.lost(1, "packet events cannot be read");
-                    tokio::time::sleep(TICK).await;
+                    tokio::time::sleep(PAUSE).await;
                 }
             },
             _ = interval.tick() => {

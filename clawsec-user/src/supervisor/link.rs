@@ -153,7 +153,7 @@ impl Link {
                     self.applied
                         .send_replace(Applied::Refused { generation, why });
                 }
-                ToSupervisor::Event(event) => self.state.records.report(*event),
+                ToSupervisor::Event(event) => self.state.records.submit(*event).await,
                 ToSupervisor::EventsLost { count } => {
                     self.state
                         .records

@@ -1,16 +1,15 @@
-//! Where every event of the daemon goes: summed if it repeats, made exact if it is the kernel's,
-//! then queued for the one writer.
+//! Where every event of the daemon goes: the kernel's drops are made exact, the rest is queued for
+//! the one writer, which sums what repeats.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use tokio::task::JoinHandle;
 
 use crate::audit::{
-    self, Aggregator, Attribution, AuditError, AuditHandle, AuditHealth, CheckpointCause, Entry,
-    Ledger, LedgerLimits, Maps, Stamp,
+    self, Attribution, AuditError, AuditHandle, AuditHealth, CheckpointCause, Entry, Ledger,
+    LedgerLimits, Maps,
 };
 use crate::config::AuditConfig;
 use crate::event::{Event, EventKind, Outcome};
@@ -18,11 +17,10 @@ use crate::event::{Event, EventKind, Outcome};
 pub(super) struct Records {
     handle: AuditHandle,
     writer: Mutex<Option<JoinHandle<()>>>,
-    aggregator: Mutex<Aggregator>,
-    /// There while packets are filtered.
+    /// There while packets are filtered and their drops recorded.
     ledger: Mutex<Option<Ledger>>,
-    /// The aggregator's clock counts from here.
-    started: Instant,
+    /// `audit.network`.
+    is_network_recorded: bool,
 }
 
 impl Records {
@@ -32,17 +30,20 @@ impl Records {
         Ok(Self {
             handle,
             writer: Mutex::new(Some(tokio::spawn(writer.run()))),
-            aggregator: Mutex::new(Aggregator::new(config.interval)),
             ledger: Mutex::new(None),
-            started: Instant::now(),
+            is_network_recorded: config.events.contains(&EventKind::Network),
         })
     }
 
-    /// Records an event, at once or, if it repeats, in a sum.
+    /// Records an event. A full queue counts what it cannot take, and says so when there is room.
     pub(super) fn report(&self, event: Event) {
-        let entry = Entry::new(event, Stamp::now());
-        let kept = lock(&self.aggregator).offer(entry, self.now_ms());
-        self.write(kept);
+        let _counted_if_lost = self.handle.record(event);
+    }
+
+    /// As `report`; under `onFailure: block` it waits until the log takes the event, and with it
+    /// waits whoever reports.
+    pub(super) async fn submit(&self, event: Event) {
+        let _counted_if_lost = self.handle.submit(event).await;
     }
 
     /// Events that were lost on the way here.
@@ -53,18 +54,16 @@ impl Records {
         self.report(event);
     }
 
-    /// Writes the sums whose interval is over.
-    pub(super) fn tick(&self) {
-        let due = lock(&self.aggregator).due(self.now_ms());
-        self.write(due);
-    }
-
     /// Goes on counting the kernel's drops where the log ends. `now_ns` is the kernel's
     /// monotonic clock, read before the first event.
     pub(super) fn resume(&self, maps: Maps, now_ns: u64) {
+        if !self.is_network_recorded {
+            return;
+        }
         let recovered = self.handle.recovered();
+        let mut guard = self.ledger();
         let (ledger, entries) = Ledger::resume(&recovered, maps, now_ns, LedgerLimits::default());
-        *lock(&self.ledger) = Some(ledger);
+        *guard = Some(ledger);
         self.write(entries);
     }
 
@@ -73,20 +72,17 @@ impl Records {
         &self,
         attributions: impl IntoIterator<Item = (Attribution<'a>, u64)>,
     ) {
-        let mut guard = lock(&self.ledger);
+        let mut guard = self.ledger();
         let Some(ledger) = guard.as_mut() else { return };
-        let mut entries = Vec::new();
         for (attribution, generation) in attributions {
             if let Some(mut entry) = ledger.attribute(attribution) {
                 entry.event.generation = generation;
                 if let Some(network @ IpAddr::V6(_)) = entry.event.source {
                     entry.event.detail = Some(format!("all of {network}/64"));
                 }
-                entries.push(entry);
+                self.write([entry]);
             }
         }
-        drop(guard);
-        self.write(entries);
     }
 
     /// Makes the recorded sums equal the kernel's drop counters.
@@ -96,10 +92,9 @@ impl Records {
         now_ns: u64,
         cause: CheckpointCause,
     ) {
-        let mut guard = lock(&self.ledger);
+        let mut guard = self.ledger();
         let Some(ledger) = guard.as_mut() else { return };
         let entries = ledger.checkpoint(counters, now_ns, cause);
-        drop(guard);
         self.write(entries);
     }
 
@@ -118,30 +113,28 @@ impl Records {
 
     /// Writes what is still summed, and waits until all of it is on disk.
     pub(super) async fn close(&self) {
-        let rest = lock(&self.aggregator).drain();
-        self.write(rest);
         if let Err(error) = self.handle.flush().await {
             tracing::error!("write the last records: {}", super::local::chain(&error));
         }
         self.handle.clone().stop().await;
-        let writer = lock(&self.writer).take();
+        let writer = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(writer) = writer {
             let _ended = writer.await;
         }
     }
 
-    /// A full queue counts what it cannot take, and says so in a record when there is room.
+    /// The ledger is held while its entries are queued: their order is part of the sums.
+    fn ledger(&self) -> MutexGuard<'_, Option<Ledger>> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn write(&self, entries: impl IntoIterator<Item = Entry>) {
         for entry in entries {
             let _counted_if_lost = self.handle.record(entry);
         }
     }
-
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
