@@ -6,8 +6,10 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::hmac;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use aws_lc_rs::{digest, hmac};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use zeroize::Zeroizing;
 
 use crate::config::TlsConfig;
@@ -50,6 +52,18 @@ pub(super) fn tls_material(tls: &TlsConfig) -> Result<TlsMaterial, SecretError> 
         cert_pem: read(&tls.cert, "gateway.tls.cert")?,
         key_pem: read(&tls.key, "gateway.tls.key")?,
     })
+}
+
+/// SHA-256 of the first certificate, as clients pin it: `AB:CD:…`. `None` if there is none.
+pub(super) fn fingerprint(material: &TlsMaterial) -> Option<String> {
+    let certificate = CertificateDer::from_pem_slice(material.cert_pem.as_bytes()).ok()?;
+    let digest = digest::digest(&digest::SHA256, &certificate);
+    let pairs: Vec<String> = digest
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02X}"))
+        .collect();
+    Some(pairs.join(":"))
 }
 
 /// One Ed25519 seed for each principal, derived from one secret of this host, so that a device
@@ -129,6 +143,24 @@ mod tests {
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn the_fingerprint_is_that_of_the_certificate() {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let material = TlsMaterial {
+            cert_pem: made.cert.pem(),
+            key_pem: String::new(),
+        };
+        let digest = digest::digest(&digest::SHA256, made.cert.der());
+        let shown = fingerprint(&material).unwrap();
+        assert_eq!(shown.len(), 32 * 3 - 1);
+        assert!(shown.starts_with(&format!("{:02X}:", digest.as_ref()[0])));
+        let empty = TlsMaterial {
+            cert_pem: "none".into(),
+            key_pem: String::new(),
+        };
+        assert_eq!(fingerprint(&empty), None);
     }
 
     #[test]

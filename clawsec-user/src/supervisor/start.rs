@@ -14,7 +14,7 @@ use super::child::{self, ChildError};
 use super::link::{Applied, Link};
 use super::listen::{self, ListenError};
 use super::records::Records;
-use super::secrets::SecretError;
+use super::secrets::{self, SecretError};
 use super::state::{Options, State, Tools};
 use super::{admin, interfaces, kernel, local, reload};
 use crate::audit::{AuditError, CheckpointCause};
@@ -243,6 +243,10 @@ fn announce(config: &Config, attached: &[String]) {
     };
     for listen in &config.gateway.listen {
         tracing::info!("listening on {scheme}://{}", listen.address);
+    }
+    let material = config.gateway.tls.as_ref().map(secrets::tls_material);
+    if let Some(fingerprint) = material.and_then(|m| secrets::fingerprint(&m.ok()?)) {
+        tracing::info!("certificate sha256 {fingerprint}");
     }
     tracing::info!("protecting {}", config.gateway.upstream.authority());
     for interface in attached {
