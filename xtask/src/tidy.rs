@@ -102,8 +102,7 @@ const MAX_LINES: usize = 400;
 /// Files that were longer when the limit was set, or are tables of rows. Only ever lowered.
 const LONGER: &[(&str, usize)] = &[
     ("clawsec-user/src/audit/sink.rs", 428),
-    ("clawsec-user/src/audit/writer.rs", 566),
-    ("clawsec-user/src/cli/audit.rs", 539),
+    ("clawsec-user/src/audit/writer/tests.rs", 535),
     ("clawsec-user/src/gateway/tests/http.rs", 527),
     ("clawsec-user/src/gateway/tests/websocket.rs", 483),
     ("clawsec-user/src/sandbox/cgroup.rs", 409),
