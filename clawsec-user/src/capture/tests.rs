@@ -343,12 +343,12 @@ fn broken_blocks_say_where() {
         (
             "two lengths",
             with(last, 1),
-            "byte 108: a block whose two lengths differ",
+            "byte 96: a block whose two lengths differ",
         ),
         (
             "cut",
             whole[..last + 2].to_vec(),
-            "byte 106: the file ends inside a block",
+            "byte 94: the file ends inside a block",
         ),
     ] {
         let (_, error) = read(&bytes);

@@ -154,7 +154,7 @@ mod tests {
 
     fn config() -> Config {
         let text = r#"{
-            "gateway": { "listen": ["127.0.0.1:8443"] },
+            "gateway": { "listen": ["192.0.2.1:8443"] },
             "tools": { "deny": ["browser"] },
             "security": {
                 "auth": { "type": "token", "tokens": [
@@ -163,6 +163,7 @@ mod tests {
                       "scopes": ["operator.read"] } ] },
                 "network": { "allowedIPs": ["10.0.0.0/8"] },
                 "users": { "allowList": ["+15551234567"] },
+                "audit": { "path": "/var/log/clawsec.log" },
             } }"#;
         compile(text, Path::new("c.json"), &NoSources).unwrap()
     }
