@@ -12,4 +12,7 @@ mod golden;
 mod load;
 mod mock;
 mod program;
+mod property;
+mod random;
+mod rows;
 mod verdict;

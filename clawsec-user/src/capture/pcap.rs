@@ -51,10 +51,10 @@ impl Pcap {
         self.link
     }
 
-    pub(super) fn next<'a, R: Read>(
+    pub(super) fn next<R: Read>(
         self,
-        source: &'a mut Source<R>,
-    ) -> Result<Option<Captured<'a>>, CaptureError> {
+        source: &mut Source<R>,
+    ) -> Result<Option<Captured<'_>>, CaptureError> {
         let Some(seconds) = source.first::<4>()? else {
             return Ok(None);
         };

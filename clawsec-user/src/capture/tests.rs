@@ -2,8 +2,11 @@
 
 use super::*;
 
-/// Every frame, or the error that ends the reading.
-pub(super) fn read(bytes: &[u8]) -> (Vec<(Option<u64>, u16, u32, Vec<u8>)>, Option<String>) {
+/// Time, link type, length on the wire, bytes.
+type Frame = (Option<u64>, u16, u32, Vec<u8>);
+
+/// Every frame, and the error that ended the reading.
+fn read(bytes: &[u8]) -> (Vec<Frame>, Option<String>) {
     let mut frames = Vec::new();
     let mut capture = match Capture::open(bytes) {
         Ok(capture) => capture,
@@ -57,7 +60,7 @@ fn pcap_of_both_resolutions_and_both_orders() {
     for big in [false, true] {
         for (magic, unit) in [(0xa1b2_c3d4, 1_000), (0xa1b2_3c4d, 1)] {
             // A frame check sequence of 4 bytes is noted in the link type's upper half.
-            let link = 1 | 0x2400_0000;
+            let link = 0x2400_0001;
             let file = pcap(magic, big, link, &[(5, 7, 3, b"abc"), (6, 8, 900, b"cut")]);
             let (frames, error) = read(&file);
             assert_eq!(error, None);
@@ -208,7 +211,8 @@ impl Blocks {
     }
 
     fn packet(&mut self, interface: u32, ticks: u64, bytes: &[u8]) {
-        let [high, low] = [(ticks >> 32) as u32, (ticks & 0xffff_ffff) as u32];
+        let [high, low] =
+            [ticks >> 32, ticks & 0xffff_ffff].map(|half| u32::try_from(half).unwrap());
         let length = u32::try_from(bytes.len()).unwrap();
         let mut body: Vec<u8> = [interface, high, low, length, length]
             .iter()

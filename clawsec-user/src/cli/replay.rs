@@ -175,7 +175,7 @@ impl Replay {
         let Some(shown) = self.progress else {
             return;
         };
-        if self.totals.frames % PROGRESS_FRAMES == 0
+        if self.totals.frames.is_multiple_of(PROGRESS_FRAMES)
             && shown.elapsed() >= Duration::from_millis(250)
         {
             // Progress that cannot be shown is no failure.
@@ -231,6 +231,7 @@ impl Totals {
 
 /// The capture's time as the program's clock.
 #[derive(Debug)]
+#[expect(clippy::struct_field_names, reason = "units stand in names")]
 struct Clock {
     /// What the program's clock showed when the epoch began, negative as a rule; only bans in
     /// force are on that clock.

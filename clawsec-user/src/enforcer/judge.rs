@@ -86,7 +86,7 @@ impl Judge {
                     path: pin_dir.to_owned(),
                 });
             }
-            loader.map_pin_path(*map, path);
+            loader.map_pin_path(map, path);
         }
         load::check_pinned(&folder)?;
         let mut ebpf = loader

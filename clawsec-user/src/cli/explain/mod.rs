@@ -179,8 +179,7 @@ fn packet_rule(config: Option<&Config>, source: IpAddr, judgement: Judgement) ->
         Some(rule.path.clone())
     };
     match judgement.reason {
-        "allowed" | "denied" => prefix(),
-        "rate_limited" | "contended" => prefix(),
+        "allowed" | "denied" | "rate_limited" | "contended" => prefix(),
         "not_allowed" => Some("security.network.allowedIPs".to_owned()),
         "unprotected_port" => Some("security.network.ports".to_owned()),
         "guarded_port" => Some("security.network.guardUpstream".to_owned()),
@@ -245,7 +244,7 @@ fn source(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = bare.parse::<IpAddr>() {
         return Ok(SocketAddr::new(address, SOURCE_PORT));
     }
-    text.parse().map_err(|_| {
+    text.parse().map_err(|_not_an_address| {
         "expected an address such as 192.0.2.7, 192.0.2.7:5000 or [2001:db8::7]:5000".to_owned()
     })
 }
