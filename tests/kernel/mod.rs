@@ -13,6 +13,6 @@ mod load;
 mod mock;
 mod program;
 mod property;
-mod random;
+pub(crate) mod random;
 mod rows;
 mod verdict;

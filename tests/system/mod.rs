@@ -5,6 +5,7 @@ pub(crate) mod daemon;
 mod docker;
 mod input;
 mod lifecycle;
+mod oracle;
 mod reload;
 mod sandbox;
 mod spine;
