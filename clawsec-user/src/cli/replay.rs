@@ -233,13 +233,15 @@ impl Totals {
 #[derive(Debug)]
 #[expect(clippy::struct_field_names, reason = "units stand in names")]
 struct Clock {
-    /// What the program's clock showed when the epoch began, negative as a rule; only bans in
-    /// force are on that clock.
+    /// When the program's clock began, for a filter in force: its bans are on that clock.
     boot_ns: Option<u64>,
     first_ns: Option<u64>,
     last_ns: u64,
 }
 
+/// The program's own clock is read coarsely, some milliseconds a tick. A finer one would be no
+/// truer, and a dense capture would cost a system call more for each frame.
+const TICK_NS: u64 = 1_000_000;
 /// The program's clock at the first frame of a capture that is older than the last boot. Every
 /// ban in force ends later than such a frame.
 const BEFORE_BOOT_NS: u64 = 1_000_000_000;
@@ -259,13 +261,14 @@ impl Clock {
         let at_ns = at_ns.unwrap_or(self.last_ns);
         let first_ns = *self.first_ns.get_or_insert(at_ns);
         self.last_ns = at_ns;
-        match self.boot_ns {
+        let clock_ns = match self.boot_ns {
             None => at_ns,
             Some(boot_ns) if first_ns >= boot_ns => at_ns.saturating_sub(boot_ns),
             Some(_) => at_ns
                 .saturating_sub(first_ns)
                 .saturating_add(BEFORE_BOOT_NS),
-        }
+        };
+        clock_ns / TICK_NS * TICK_NS
     }
 
     fn since_first(&self, at_ns: Option<u64>) -> u64 {
@@ -299,24 +302,25 @@ mod tests {
             first_ns: None,
             last_ns: 0,
         };
+        const MS: u64 = 1_000_000;
         let rows = [
             (
                 "by itself",
                 None,
-                vec![Some(50), None, Some(70)],
-                vec![50, 50, 70],
+                vec![Some(50 * MS + 7), None, Some(70 * MS)],
+                vec![50 * MS, 50 * MS, 70 * MS],
             ),
             (
                 "since boot",
-                Some(40),
-                vec![Some(50), Some(70), Some(30)],
-                vec![10, 30, 0],
+                Some(40 * MS),
+                vec![Some(50 * MS), Some(70 * MS), Some(30 * MS)],
+                vec![10 * MS, 30 * MS, 0],
             ),
             (
                 "before boot",
-                Some(60),
-                vec![Some(50), Some(70)],
-                vec![BEFORE_BOOT_NS, BEFORE_BOOT_NS + 20],
+                Some(60 * MS),
+                vec![Some(50 * MS), Some(70 * MS)],
+                vec![BEFORE_BOOT_NS, BEFORE_BOOT_NS + 20 * MS],
             ),
         ];
         for (row, boot_ns, times, expected) in rows {

@@ -1,7 +1,6 @@
 //! The cases by class: each is one TCP SYN or UDP datagram, in one frame or several.
 
 use std::net::IpAddr;
-use std::sync::OnceLock;
 
 use xtask::lab::{CLIENT_OUTSIDE, CLIENT_OUTSIDE_V6, GATEWAY_OUTSIDE, GATEWAY_OUTSIDE_V6};
 
@@ -18,19 +17,14 @@ pub(super) struct Case {
     pub(super) frames: Vec<Vec<u8>>,
 }
 
-static GATEWAY_MAC: OnceLock<[u8; 6]> = OnceLock::new();
-
-pub(super) fn set_gateway_mac(mac: [u8; 6]) {
-    GATEWAY_MAC.get_or_init(|| mac);
-}
-
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const FIRST_ID: u16 = 10_000;
 
-/// Every case; `skip` keeps the ids of two rounds apart.
-pub(super) fn all(skip: usize) -> Vec<Case> {
+/// Every case, sent to this hardware address; `skip` keeps the ids of two rounds apart.
+pub(super) fn all(gateway_mac: [u8; 6], skip: usize) -> Vec<Case> {
     let mut cases = Cases {
+        gateway_mac,
         next: FIRST_ID + u16::try_from(skip).unwrap(),
         cases: Vec::new(),
     };
@@ -47,6 +41,7 @@ pub(super) fn all(skip: usize) -> Vec<Case> {
 }
 
 struct Cases {
+    gateway_mac: [u8; 6],
     next: u16,
     cases: Vec<Case>,
 }
@@ -60,7 +55,7 @@ impl Cases {
             (CLIENT_OUTSIDE, GATEWAY_OUTSIDE)
         };
         Envelope {
-            to_mac: *GATEWAY_MAC.get().expect("the hosts are made first"),
+            to_mac: self.gateway_mac,
             tags: Vec::new(),
             source: source.parse().unwrap(),
             destination: destination.parse().unwrap(),
@@ -105,7 +100,7 @@ impl Cases {
         }
         for padding in [1, 2, 6, 18, 46, 100, 1000] {
             self.whole("padding", v6, protocol, |envelope| {
-                envelope.padding = padding
+                envelope.padding = padding;
             });
         }
         for depth in 1..=5_usize {
@@ -147,7 +142,7 @@ impl Cases {
                 vec![7, 7, 4, 0, 0, 0, 0, 0],
             ] {
                 self.whole("IPv4 options", v6, protocol, |envelope| {
-                    envelope.options = option
+                    envelope.options = option;
                 });
             }
         }

@@ -19,10 +19,11 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use xtask::lab::{Host, Lab};
 
 use super::PORT;
-use super::classes::{self, Case};
+use super::classes::Case;
 
 pub(super) struct Hosts {
-    lab: Lab,
+    _lab: Lab,
+    pub(super) gateway_mac: [u8; 6],
     sender: OwnedFd,
     /// Accepting is not needed: a SYN that is answered was delivered.
     _listener: TcpListener,
@@ -40,7 +41,6 @@ impl Hosts {
             let mac = address_of("outside").addr().expect("a hardware address");
             (listener, datagrams, mac)
         });
-        classes::set_gateway_mac(mac);
         let sender = inside(&lab, Host::Outside, || {
             let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
             let sender = socket(
@@ -63,7 +63,8 @@ impl Hosts {
             });
         }
         Self {
-            lab,
+            _lab: lab,
+            gateway_mac: mac,
             sender,
             _listener: listener,
             datagrams,
@@ -76,7 +77,6 @@ impl Hosts {
         cases: &[Case],
         mut passes: impl FnMut(&[u8]) -> bool,
     ) -> HashSet<u16> {
-        let _alive = &self.lab;
         let mut delivered = HashSet::new();
         self.gather(&mut delivered, Duration::from_millis(50));
         delivered.clear();

@@ -47,9 +47,9 @@ fn nothing_that_linux_delivers_gets_past_the_program() {
     let hosts = Hosts::new("orc");
 
     // Each case names itself by its source port, other in each round.
-    let unfiltered = classes::all(0);
+    let unfiltered = classes::all(hosts.gateway_mac, 0);
     let delivered = hosts.send_all(&unfiltered, |_| true);
-    let filtered = classes::all(unfiltered.len());
+    let filtered = classes::all(hosts.gateway_mac, unfiltered.len());
     assert_eq!(unfiltered.len(), filtered.len());
     let mut sent = 0_usize;
     let passed = hosts.send_all(&filtered, |frame| {
@@ -100,7 +100,7 @@ fn what_an_allowed_source_sends_is_delivered_through_the_program() {
     let policy = policy(&[CLIENT_OUTSIDE, CLIENT_OUTSIDE_V6]);
     let mut judge = Judge::of_policy(&policy).expect("load the program");
     let hosts = Hosts::new("orcin");
-    let mut cases = classes::all(0);
+    let mut cases = classes::all(hosts.gateway_mac, 0);
     cases.retain(|case| matches!(case.class, "plain" | "IPv4 options" | "fragments in order"));
     let delivered = hosts.send_all(&cases, |frame| {
         let verdict = judge.run(frame).expect("run the program");
