@@ -21,7 +21,7 @@ pub(crate) struct Daemon {
     child: Option<Child>,
     pub(crate) lab: Lab,
     pub(crate) folder: tempfile::TempDir,
-    pin_dir: PathBuf,
+    pub(crate) pin_dir: PathBuf,
     pub(crate) seen: Arc<Seen>,
 }
 

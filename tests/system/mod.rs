@@ -4,6 +4,7 @@ mod confinement;
 pub(crate) mod daemon;
 mod docker;
 mod input;
+mod judge;
 mod lifecycle;
 mod oracle;
 mod reload;
