@@ -6,4 +6,5 @@
 #![no_std]
 
 pub mod abi;
+pub mod judged;
 pub mod reason;

@@ -11,6 +11,7 @@ pub mod policy;
 pub mod config;
 
 pub mod audit;
+pub mod capture;
 pub mod enforcer;
 pub mod gateway;
 pub mod sandbox;

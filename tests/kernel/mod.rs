@@ -12,4 +12,7 @@ mod golden;
 mod load;
 mod mock;
 mod program;
+mod property;
+pub(crate) mod random;
+mod rows;
 mod verdict;

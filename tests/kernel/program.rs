@@ -10,11 +10,8 @@ use clawsec_common::abi::{
     self, Ban, Counter, MAX_CLASSES, PORT_WORDS, PortWord, PrefixRule, RateClass, SlotHeader,
     SourceKey, name,
 };
+use clawsec_common::judged::{self, XDP_DROP, XDP_PASS};
 use clawsec_common::reason::{Reason, Stat, Verdict};
-
-/// `XDP_DROP` and `XDP_PASS` of `linux/bpf.h`.
-const XDP_DROP: u32 = 1;
-const XDP_PASS: u32 = 2;
 
 /// A loaded `clawsec_xdp_clocked` with maps of its own.
 pub(crate) struct Program {
@@ -26,6 +23,8 @@ pub(crate) struct Program {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ran {
     pub(crate) verdict: Verdict,
+    /// The counter that the last run moved, as the clocked program says it.
+    pub(crate) counter: Option<u32>,
     /// Nanoseconds of one run, averaged over the repeats.
     pub(crate) nanoseconds: u128,
 }
@@ -87,8 +86,13 @@ impl Program {
         options.data_in = Some(frame);
         options.repeat = repeat;
         let result = self.program()?.test_run(options)?;
+        let (action, counter) = match judged::decode(result.return_value) {
+            Some((action, counter)) => (action, Some(counter)),
+            None => (result.return_value, None),
+        };
         Ok(Ran {
-            verdict: match result.return_value {
+            counter,
+            verdict: match action {
                 XDP_DROP => Verdict::Drop,
                 XDP_PASS => Verdict::Pass,
                 other => bail!("the program returned {other}"),

@@ -28,13 +28,13 @@ const CLASS: RateClass = RateClass {
 };
 
 /// The same policy on both sides.
-struct Both {
-    program: Program,
-    mock: Mock,
+pub(crate) struct Both {
+    pub(crate) program: Program,
+    pub(crate) mock: Mock,
 }
 
 impl Both {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut both = Self {
             program: Program::clocked().unwrap(),
             mock: Mock::default(),
@@ -104,7 +104,7 @@ impl Both {
 
     /// Judges on both sides; each must count under `reason`, once.
     #[track_caller]
-    fn check(&mut self, row: &str, frame: &Frame, reason: Reason, observed: bool) {
+    pub(crate) fn check(&mut self, row: &str, frame: &Frame, reason: Reason, observed: bool) {
         let expected = if observed {
             Verdict::Pass
         } else {

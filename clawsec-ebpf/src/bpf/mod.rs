@@ -14,6 +14,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
+use clawsec_common::judged;
 use clawsec_common::reason::Verdict;
 use clawsec_ebpf::decide::decide;
 
@@ -25,19 +26,23 @@ use self::side::XdpKernel;
 #[xdp(frags)]
 pub(crate) fn clawsec_xdp(ctx: XdpContext) -> u32 {
     // SAFETY: takes no argument. Coarse costs half of the exact clock; a tick is at most 10 ms.
-    run(&ctx, || unsafe { bpf_ktime_get_coarse_ns() })
+    run(&XdpKernel::new(&ctx, || unsafe {
+        bpf_ktime_get_coarse_ns()
+    }))
 }
 
-/// The same decision by a clock that the caller sets: tests, `explain` and `replay`.
+/// The same decision by a clock that the caller sets, and the counter in what it returns: tests,
+/// `explain` and `replay`. Run, never attached.
 #[xdp(frags)]
 pub(crate) fn clawsec_xdp_clocked(ctx: XdpContext) -> u32 {
-    run(&ctx, maps::clock_ns)
+    let kernel = XdpKernel::new(&ctx, maps::clock_ns);
+    let action = run(&kernel);
+    judged::encode(action, kernel.counted())
 }
 
 #[inline(always)]
-fn run(ctx: &XdpContext, now_ns: impl Fn() -> u64) -> u32 {
-    let kernel = XdpKernel::new(ctx, now_ns);
-    match decide(PacketCursor::new(ctx), &kernel) {
+fn run<F: Fn() -> u64>(kernel: &XdpKernel<'_, F>) -> u32 {
+    match decide(PacketCursor::new(kernel.ctx()), kernel) {
         Verdict::Pass => XDP_PASS,
         Verdict::Drop => XDP_DROP,
     }

@@ -1,5 +1,7 @@
 //! `Kernel` answered by maps and helpers.
 
+use core::cell::Cell;
+
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_F_CURRENT_CPU, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::{bpf_perf_event_output, bpf_xdp_get_buff_len};
@@ -20,12 +22,29 @@ use super::maps;
 pub(crate) struct XdpKernel<'a, F> {
     ctx: &'a XdpContext,
     now_ns: F,
+    /// The counter that this packet moved; dead code where nobody asks.
+    counted: Cell<u32>,
 }
 
 impl<'a, F: Fn() -> u64> XdpKernel<'a, F> {
     #[inline(always)]
     pub(crate) fn new(ctx: &'a XdpContext, now_ns: F) -> Self {
-        Self { ctx, now_ns }
+        Self {
+            ctx,
+            now_ns,
+            counted: Cell::new(0),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn ctx(&self) -> &'a XdpContext {
+        self.ctx
+    }
+
+    /// The counter that the packet moved.
+    #[inline(always)]
+    pub(crate) fn counted(&self) -> u32 {
+        self.counted.get()
     }
 }
 
@@ -115,6 +134,7 @@ impl<F: Fn() -> u64> Kernel for XdpKernel<'_, F> {
 
     #[inline(always)]
     fn count(&self, counter: u32) {
+        self.counted.set(counter);
         if let Some(counter) = maps::COUNTERS.get_ptr_mut(counter) {
             // SAFETY: this CPU's own value, and XDP programs do not interrupt each other.
             unsafe {

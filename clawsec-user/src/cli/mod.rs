@@ -6,9 +6,11 @@
 mod admin;
 mod audit;
 mod check;
+mod explain;
 mod gateway;
 mod key;
 mod output;
+mod replay;
 mod run;
 mod sandbox;
 
@@ -33,6 +35,10 @@ enum Command {
     Run(run::RunArguments),
     /// Validate the configuration and print what it would enforce.
     Check(check::CheckArguments),
+    /// Say what would happen to a packet and to the request in it, and which rule decides.
+    Explain(explain::ExplainArguments),
+    /// Judge each frame of a capture file by the packet filter's own program.
+    Replay(replay::ReplayArguments),
     /// Show what the running daemon enforces.
     Status(admin::StatusArguments),
     /// Drop a source at the NIC for a while.
@@ -60,6 +66,8 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(arguments) => run::run(arguments),
         Command::Check(arguments) => check::check(&arguments),
+        Command::Explain(arguments) => explain::explain(&arguments),
+        Command::Replay(arguments) => replay::replay(&arguments),
         Command::Status(arguments) => admin::status(&arguments),
         Command::Ban(command) => admin::ban(command),
         Command::Audit(command) => audit::run(command),

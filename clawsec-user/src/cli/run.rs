@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::{CommandResult, ConfigArgument, Exit, Failure, output};
 use crate::{config, enforcer, supervisor};
 
-const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/clawsec";
+pub(super) const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/clawsec";
 const DEFAULT_STATE_DIR: &str = "/var/lib/clawsec";
 
 #[derive(Debug, clap::Args)]

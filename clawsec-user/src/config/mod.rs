@@ -9,6 +9,7 @@ mod check;
 mod compile;
 mod foreign;
 mod load;
+mod locate;
 mod model;
 mod near;
 mod problem;
@@ -22,6 +23,7 @@ mod trust;
 
 pub use compile::compile;
 pub use load::{find, load};
+pub use locate::line_of;
 pub use model::{
     AuditConfig, AuditOnFailure, BanConfig, Config, Fsync, GatewayConfig, KernelConfig, Listen,
     OnExit, SandboxConfig, SandboxNetwork, SandboxProvider, Secret, TlsConfig, TlsVersion,

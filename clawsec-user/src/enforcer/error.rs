@@ -63,6 +63,14 @@ pub enum EnforcerError {
         #[source]
         source: Box<MapError>,
     },
+    #[error("no packet filter is in force under {path}")]
+    NotInForce { path: PathBuf },
+    #[error("the kernel did not run the program on a frame of {bytes} bytes")]
+    Run {
+        bytes: usize,
+        #[source]
+        source: Box<ProgramError>,
+    },
     #[error("map {map} does not hold what was written to it; the old policy stays in force")]
     ReadBack { map: &'static str },
     #[error("there is no interface {interface}")]

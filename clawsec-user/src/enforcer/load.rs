@@ -55,21 +55,28 @@ pub(super) fn load(
             source: Box::new(source),
         })?;
 
-    let maps = Maps {
-        active: take(&mut ebpf, name::ACTIVE)?,
-        slots: take(&mut ebpf, name::SLOTS)?,
-        ports: take(&mut ebpf, name::PORTS)?,
-        classes: take(&mut ebpf, name::CLASSES)?,
-        v4_a: take(&mut ebpf, name::PREFIXES4_A)?,
-        v4_b: take(&mut ebpf, name::PREFIXES4_B)?,
-        v6_a: take(&mut ebpf, name::PREFIXES6_A)?,
-        v6_b: take(&mut ebpf, name::PREFIXES6_B)?,
-        bans: take(&mut ebpf, name::BANS)?,
-        throttle: take(&mut ebpf, name::THROTTLE)?,
-        counters: take(&mut ebpf, name::COUNTERS)?,
-        stats: take(&mut ebpf, name::STATS)?,
-    };
+    let maps = Maps::take(&mut ebpf)?;
     Ok((ebpf, maps))
+}
+
+impl Maps {
+    /// Takes them out of an object whose program has been loaded.
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, EnforcerError> {
+        Ok(Self {
+            active: take(ebpf, name::ACTIVE)?,
+            slots: take(ebpf, name::SLOTS)?,
+            ports: take(ebpf, name::PORTS)?,
+            classes: take(ebpf, name::CLASSES)?,
+            v4_a: take(ebpf, name::PREFIXES4_A)?,
+            v4_b: take(ebpf, name::PREFIXES4_B)?,
+            v6_a: take(ebpf, name::PREFIXES6_A)?,
+            v6_b: take(ebpf, name::PREFIXES6_B)?,
+            bans: take(ebpf, name::BANS)?,
+            throttle: take(ebpf, name::THROTTLE)?,
+            counters: take(ebpf, name::COUNTERS)?,
+            stats: take(ebpf, name::STATS)?,
+        })
+    }
 }
 
 /// Whether an earlier daemon's counters are there to be adopted.
@@ -110,7 +117,7 @@ pub(super) fn map_error(
 }
 
 /// Refuses pinned maps of another layout, before the program is bound to them.
-fn check_pinned(folder: &Path) -> Result<(), EnforcerError> {
+pub(super) fn check_pinned(folder: &Path) -> Result<(), EnforcerError> {
     for spec in PINNED {
         let path = folder.join(spec.name);
         if !path.exists() {

@@ -10,6 +10,7 @@ mod error;
 mod event;
 mod figures;
 mod hook;
+mod judge;
 mod load;
 mod log;
 mod object;
@@ -35,6 +36,7 @@ pub use bans::ActiveBan;
 pub use error::EnforcerError;
 pub use event::{PacketBatch, PacketEvent, PacketEvents};
 pub use figures::{Effect, ReasonCount, SourceTotal, StatCount};
+pub use judge::{Judge, Judgement, SHORTEST_FRAME_BYTES};
 pub use log::PacketLog;
 pub use object::OBJECT;
 

@@ -1,0 +1,5 @@
+//! `cargo fuzz run packet`; see `clawsec_fuzz::packet`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| clawsec_fuzz::packet(bytes));
