@@ -12,4 +12,5 @@ mod golden;
 mod load;
 mod mock;
 mod program;
+mod tcx;
 mod verdict;

@@ -1,10 +1,13 @@
 //! A real daemon on real traffic, in network namespaces that the tests make and remove.
 
+mod attach;
 mod confinement;
 pub(crate) mod daemon;
 mod docker;
 mod input;
 mod lifecycle;
 mod reload;
+mod reloads;
 mod sandbox;
 mod spine;
+mod traffic;

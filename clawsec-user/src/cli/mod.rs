@@ -6,6 +6,7 @@
 mod admin;
 mod audit;
 mod check;
+mod confirm;
 mod gateway;
 mod key;
 mod output;
@@ -31,6 +32,8 @@ struct Cli {
 enum Command {
     /// Run the daemon in the foreground.
     Run(run::RunArguments),
+    /// Keep the policy that `run --confirm` has put on probation.
+    Confirm(confirm::ConfirmArguments),
     /// Validate the configuration and print what it would enforce.
     Check(check::CheckArguments),
     /// Show what the running daemon enforces.
@@ -59,6 +62,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Run(arguments) => run::run(arguments),
+        Command::Confirm(arguments) => confirm::confirm(&arguments),
         Command::Check(arguments) => check::check(&arguments),
         Command::Status(arguments) => admin::status(&arguments),
         Command::Ban(command) => admin::ban(command),
