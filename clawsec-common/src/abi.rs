@@ -63,6 +63,8 @@ pub mod name {
     /// A `u8` global; 0 lets the verifier remove every log line.
     pub const BPF_LOG: &str = "BPF_LOG";
     pub const PROGRAM: &str = "clawsec_xdp";
+    /// The same decision at the tcx hook (kernel 6.6).
+    pub const PROGRAM_TCX: &str = "clawsec_tcx";
     /// The same decision, with the time read from `CLOCK`.
     pub const PROGRAM_CLOCKED: &str = "clawsec_xdp_clocked";
 }

@@ -1,4 +1,4 @@
-//! The BPF binary: two XDP programs around one decision.
+//! The BPF binary: XDP and tcx programs around one decision.
 //!
 //! On any other target this is an empty program, so that the whole workspace builds with stable
 //! Rust; the BPF half builds with `cargo xtask build`.

@@ -15,4 +15,5 @@ mod program;
 mod property;
 pub(crate) mod random;
 mod rows;
+mod tcx;
 mod verdict;

@@ -139,7 +139,12 @@ impl Daemon {
 
     /// Starts the daemon and waits until it answers.
     pub(crate) fn launch(&mut self) {
-        self.spawn();
+        self.launch_with(&[]);
+    }
+
+    /// As `launch`, with more arguments.
+    pub(crate) fn launch_with(&mut self, arguments: &[&str]) {
+        self.spawn_with(arguments, &[]);
         let answers = |daemon: &mut Self| {
             let ended = daemon
                 .child
@@ -161,6 +166,11 @@ impl Daemon {
 
     /// Starts the daemon without waiting.
     pub(crate) fn spawn(&mut self) {
+        self.spawn_with(&[], &[]);
+    }
+
+    /// As `spawn`, with more arguments and variables.
+    pub(crate) fn spawn_with(&mut self, arguments: &[&str], variables: &[(&str, &str)]) {
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -177,7 +187,9 @@ impl Daemon {
             .arg("--state-dir")
             .arg(self.path("state"))
             .args(&self.arguments)
+            .args(arguments)
             .env("NO_COLOR", "1")
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stderr(log)
             .spawn()
@@ -194,6 +206,32 @@ impl Daemon {
         let mut child = self.child.take().expect("the daemon runs");
         child.kill().expect("kill clawsec");
         child.wait().expect("reap clawsec");
+    }
+
+    /// SIGHUP: read the configuration again.
+    pub(crate) fn hang_up(&self) {
+        let pid = self.child.as_ref().expect("the daemon runs").id();
+        Command::new("kill")
+            .args(["-HUP", &pid.to_string()])
+            .status()
+            .expect("run kill");
+    }
+
+    /// Waits until the daemon ends of itself; its exit code.
+    pub(crate) fn await_end(&mut self) -> Option<i32> {
+        let mut child = self.child.take().expect("the daemon runs");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Ok(Some(status)) = child.try_wait() {
+                return status.code();
+            }
+            assert!(
+                Instant::now() < deadline,
+                "clawsec does not end:\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// SIGTERM, and waits for the end.

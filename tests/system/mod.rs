@@ -1,5 +1,6 @@
 //! A real daemon on real traffic, in network namespaces that the tests make and remove.
 
+mod attach;
 mod confinement;
 pub(crate) mod daemon;
 mod docker;
@@ -8,5 +9,7 @@ mod judge;
 mod lifecycle;
 mod oracle;
 mod reload;
+mod reloads;
 mod sandbox;
 mod spine;
+mod traffic;

@@ -36,10 +36,19 @@ pub(crate) fn build(release: bool) -> Result<PathBuf> {
 
 /// Builds the BPF object; its path.
 fn kernel_half(toolchain: &Toolchain) -> Result<PathBuf> {
+    object(toolchain, "clawsec-ebpf", "clawsec.o")
+}
+
+/// Builds the benchmark's own BPF programs; the object's path.
+pub(crate) fn bench_object() -> Result<PathBuf> {
+    object(&setup()?, "clawsec-bench", "bench.o")
+}
+
+fn object(toolchain: &Toolchain, program: &str, name: &str) -> Result<PathBuf> {
     let mut cargo = kernel_cargo(toolchain, "build");
-    run(cargo.args(["--package", "clawsec-ebpf", "--bin", "clawsec-ebpf"]))?;
-    let object = root().join("target/bpf/clawsec.o");
-    let built = build_folder().join(TARGET).join("release/clawsec-ebpf");
+    run(cargo.args(["--package", "clawsec-ebpf", "--bin", program]))?;
+    let object = root().join("target/bpf").join(name);
+    let built = build_folder().join(TARGET).join("release").join(program);
     publish(&built, &object)?;
     say(&format!("built {}", object.display()));
     Ok(object)

@@ -2,6 +2,7 @@
 //!
 //! A command is a module with one function; this file only says which there are.
 
+mod bench;
 mod build;
 mod ci;
 mod demo;
@@ -52,6 +53,12 @@ enum Command {
         /// Only tests whose path begins with this, below the tier
         filter: Option<String>,
     },
+    /// Measure side by side with the peers: JSON in target/bench, a table on standard output
+    Bench {
+        /// What is measured
+        #[arg(default_value = "kernel")]
+        what: bench::What,
+    },
     /// The whole gate: format, lints, tidy, docs, every tier
     Ci {
         /// Everything but the tests
@@ -83,6 +90,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             strict,
             filter,
         } => tiers::run(tier, filter.as_deref(), strict),
+        Command::Bench { what } => bench::run(what),
         Command::Ci { skip_tests } => ci::run(skip_tests),
         Command::StandIn => demo::stand_in(),
     }

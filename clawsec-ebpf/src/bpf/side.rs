@@ -2,11 +2,9 @@
 
 use core::cell::Cell;
 
-use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_F_CURRENT_CPU, BPF_NOEXIST};
-use aya_ebpf::helpers::generated::{bpf_perf_event_output, bpf_xdp_get_buff_len};
+use aya_ebpf::helpers::generated::bpf_perf_event_output;
 use aya_ebpf::maps::lpm_trie::Key;
-use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::info;
 use clawsec_common::abi::{
     Bucket, Budget, MAX_CLASSES, PORT_WORDS, PacketRecord, PortWord, PrefixRule, RateClass,
@@ -18,17 +16,18 @@ use clawsec_ebpf::parse::Facts;
 
 use super::atomic::MapCell;
 use super::maps;
+use super::received::Received;
 
-pub(crate) struct XdpKernel<'a, F> {
-    ctx: &'a XdpContext,
+pub(crate) struct MapKernel<'a, C, F> {
+    ctx: &'a C,
     now_ns: F,
     /// The counter that this packet moved; dead code where nobody asks.
     counted: Cell<u32>,
 }
 
-impl<'a, F: Fn() -> u64> XdpKernel<'a, F> {
+impl<'a, C: Received, F: Fn() -> u64> MapKernel<'a, C, F> {
     #[inline(always)]
-    pub(crate) fn new(ctx: &'a XdpContext, now_ns: F) -> Self {
+    pub(crate) fn new(ctx: &'a C, now_ns: F) -> Self {
         Self {
             ctx,
             now_ns,
@@ -37,7 +36,7 @@ impl<'a, F: Fn() -> u64> XdpKernel<'a, F> {
     }
 
     #[inline(always)]
-    pub(crate) fn ctx(&self) -> &'a XdpContext {
+    pub(crate) fn ctx(&self) -> &'a C {
         self.ctx
     }
 
@@ -48,7 +47,7 @@ impl<'a, F: Fn() -> u64> XdpKernel<'a, F> {
     }
 }
 
-impl<F: Fn() -> u64> Kernel for XdpKernel<'_, F> {
+impl<C: Received, F: Fn() -> u64> Kernel for MapKernel<'_, C, F> {
     type Cell = MapCell;
 
     #[inline(always)]
@@ -136,10 +135,10 @@ impl<F: Fn() -> u64> Kernel for XdpKernel<'_, F> {
     fn count(&self, counter: u32) {
         self.counted.set(counter);
         if let Some(counter) = maps::COUNTERS.get_ptr_mut(counter) {
-            // SAFETY: this CPU's own value, and XDP programs do not interrupt each other.
+            // SAFETY: this CPU's own value, and both hooks run with soft interrupts off.
             unsafe {
                 (*counter).packets += 1;
-                (*counter).bytes += bpf_xdp_get_buff_len(self.ctx.ctx);
+                (*counter).bytes += self.ctx.frame_bytes();
             }
         }
     }
@@ -212,12 +211,8 @@ impl<F: Fn() -> u64> Kernel for XdpKernel<'_, F> {
         result == 0
     }
 
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the kernel's own field is 32 bits"
-    )]
     #[inline(always)]
     fn ifindex(&self) -> u32 {
-        self.ctx.ingress_ifindex() as u32
+        self.ctx.ifindex()
     }
 }

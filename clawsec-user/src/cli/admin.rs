@@ -119,6 +119,9 @@ fn describe(status: &Status) -> String {
     for interface in &status.interfaces {
         let line = format!("packets   {:<12} {}\n", interface.name, interface.mode);
         text.push_str(&line);
+        for step in &interface.steps_down {
+            text.push_str(&format!("          {step}\n"));
+        }
     }
     for reason in status.reasons.iter().filter(|reason| reason.packets > 0) {
         let verdict = if reason.drop { "dropped" } else { "passed" };

@@ -6,6 +6,7 @@
 mod admin;
 mod audit;
 mod check;
+mod confirm;
 mod explain;
 mod gateway;
 mod key;
@@ -33,6 +34,8 @@ struct Cli {
 enum Command {
     /// Run the daemon in the foreground.
     Run(run::RunArguments),
+    /// Keep the policy that `run --confirm` has put on probation.
+    Confirm(confirm::ConfirmArguments),
     /// Validate the configuration and print what it would enforce.
     Check(check::CheckArguments),
     /// Say what would happen to a packet and to the request in it, and which rule decides.
@@ -65,6 +68,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Run(arguments) => run::run(arguments),
+        Command::Confirm(arguments) => confirm::confirm(&arguments),
         Command::Check(arguments) => check::check(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Replay(arguments) => replay::replay(&arguments),

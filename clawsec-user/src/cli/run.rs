@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::{CommandResult, ConfigArgument, Exit, Failure, output};
+use crate::supervisor::lockout;
 use crate::{config, enforcer, supervisor};
 
 pub(super) const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/clawsec";
@@ -22,6 +24,12 @@ pub(crate) struct RunArguments {
     /// Log what the BPF program says of each packet it judges, for diagnosis.
     #[arg(long)]
     bpf_log: bool,
+    /// Take each new policy back unless `clawsec confirm` arrives within this many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    confirm: Option<u64>,
+    /// Put the policy in force even if it cuts off your own SSH session.
+    #[arg(long)]
+    yes: bool,
     /// Where the packet filter is pinned, on a bpffs.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_DIR)]
     pin_dir: PathBuf,
@@ -45,7 +53,10 @@ pub(crate) fn run(arguments: RunArguments) -> CommandResult {
         bpf_log: arguments.bpf_log,
         pin_dir: arguments.pin_dir,
         state_dir: arguments.state_dir,
+        confirm: arguments.confirm.map(Duration::from_secs),
+        yes: arguments.yes,
     };
+    refuse_a_lockout(&config, &options)?;
     // The supervisor waits for few things and computes little: one thread is enough, and keeps
     // it easy to reason about.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -58,11 +69,25 @@ pub(crate) fn run(arguments: RunArguments) -> CommandResult {
             let exit = match error.blame() {
                 supervisor::Blame::Configuration => Exit::Usage,
                 supervisor::Blame::Kernel => Exit::Absent,
+                supervisor::Blame::Unconfirmed => Exit::Finding,
                 supervisor::Blame::System => Exit::Other,
             };
             Failure::new(exit, error)
         })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The session that this very command is typed in must outlive it.
+fn refuse_a_lockout(config: &config::Config, options: &supervisor::Options) -> Result<(), Failure> {
+    if options.no_xdp || options.yes || options.confirm.is_some() {
+        return Ok(());
+    }
+    let shell = std::env::var("SSH_CONNECTION").ok();
+    let sessions = lockout::sessions(shell.as_deref());
+    match lockout::locked_out(config, &sessions) {
+        None => Ok(()),
+        Some(session) => Err(Failure::usage(anyhow::anyhow!(lockout::remedy(session)))),
+    }
 }
 
 pub(crate) fn detach(arguments: &DetachArguments) -> CommandResult {

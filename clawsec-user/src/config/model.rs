@@ -96,6 +96,7 @@ pub struct KernelConfig {
 pub enum XdpMode {
     Auto,
     Native,
+    Tcx,
     Generic,
 }
 

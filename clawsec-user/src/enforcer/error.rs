@@ -93,10 +93,12 @@ pub enum EnforcerError {
         id: u32,
         name: String,
     },
-    #[error("cannot attach to {interface} in {mode} mode")]
+    #[error("cannot attach to {interface} in {mode} mode{hint}")]
     Attach {
         interface: String,
         mode: &'static str,
+        /// Empty, or what the driver said and the command that helps.
+        hint: String,
         #[source]
         source: Box<ProgramError>,
     },

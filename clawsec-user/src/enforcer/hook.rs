@@ -1,15 +1,16 @@
-//! Which XDP program an interface runs, asked of the kernel by rtnetlink.
+//! Which program an interface runs at its XDP and tcx hooks, asked of the kernel.
 //!
 //! A link's information does not say in which mode it is attached; the interface's does.
 
 use std::io;
 
-use aya::programs::loaded_programs;
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType, loaded_programs};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netdevice, recv, send,
     socket_with, sockopt,
 };
 
+use super::advice::Device;
 use super::attach::AttachedMode;
 use super::error::EnforcerError;
 
@@ -35,12 +36,51 @@ pub(super) fn index(interface: &str) -> Result<u32, EnforcerError> {
     })
 }
 
-/// What runs there; `None` for nothing.
+/// What runs at the XDP hook; `None` for nothing.
 pub(super) fn query(interface: &str, index: u32) -> Result<Option<Hook>, EnforcerError> {
-    ask(index).map_err(|source| EnforcerError::Query {
-        interface: interface.to_owned(),
-        source,
-    })
+    ask(index)
+        .and_then(|answer| {
+            parse(&answer).unwrap_or_else(|| Err(io::Error::from(io::ErrorKind::InvalidData)))
+        })
+        .map_err(|source| EnforcerError::Query {
+            interface: interface.to_owned(),
+            source,
+        })
+}
+
+/// The programs at the tcx hook for what comes in, in the order they run, with their names.
+///
+/// # Errors
+/// Before kernel 6.6 there is no such hook.
+pub(super) fn query_tcx(interface: &str) -> Result<Vec<(u32, String)>, ProgramError> {
+    let (_, programs) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress)?;
+    Ok(programs
+        .iter()
+        .map(|info| {
+            (
+                info.id(),
+                info.name_as_str().unwrap_or("unnamed").to_owned(),
+            )
+        })
+        .collect())
+}
+
+/// What advice is made of; what cannot be found out stays empty.
+pub(super) fn device(interface: &str, index: u32) -> Device {
+    let mut device = ask(index)
+        .ok()
+        .and_then(|answer| parse_device(&answer))
+        .unwrap_or_default();
+    // sysfs may be another network namespace's, with another device of this name.
+    let sys = std::path::Path::new("/sys/class/net").join(interface);
+    let same = std::fs::read_to_string(sys.join("ifindex"))
+        .is_ok_and(|text| text.trim().parse() == Ok(index));
+    if same && let Ok(driver) = std::fs::read_link(sys.join("device/driver")) {
+        device.driver = driver
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned());
+    }
+    device
 }
 
 /// The name of a loaded program, for messages.
@@ -57,6 +97,10 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
 const NLM_F_REQUEST: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_NUM_RX_QUEUES: u16 = 32;
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_ATTACHED: u16 = 2;
 const IFLA_XDP_PROG_ID: u16 = 4;
@@ -65,7 +109,8 @@ const NLA_TYPE_MASK: u16 = 0x3fff;
 const NLMSGHDR_BYTES: usize = 16;
 const IFINFOMSG_BYTES: usize = 16;
 
-fn ask(index: u32) -> io::Result<Option<Hook>> {
+/// `RTM_GETLINK`: all that the kernel tells of one interface.
+fn ask(index: u32) -> io::Result<Vec<u8>> {
     // Protocol 0 is `NETLINK_ROUTE`.
     let socket = socket_with(
         AddressFamily::NETLINK,
@@ -89,8 +134,27 @@ fn ask(index: u32) -> io::Result<Option<Hook>> {
 
     let mut buffer = vec![0_u8; 32 * 1024];
     let (_, length) = recv(&socket, buffer.as_mut_slice(), RecvFlags::empty())?;
-    let answer = buffer.get(..length).unwrap_or(&buffer);
-    parse(answer).unwrap_or_else(|| Err(io::Error::from(io::ErrorKind::InvalidData)))
+    buffer.truncate(length);
+    Ok(buffer)
+}
+
+fn parse_device(answer: &[u8]) -> Option<Device> {
+    let attributes = answer.get(NLMSGHDR_BYTES + IFINFOMSG_BYTES..)?;
+    let number = |kind| {
+        let value = attribute(attributes, kind)?.first_chunk()?;
+        Some(u32::from_ne_bytes(*value))
+    };
+    let kind =
+        attribute(attributes, IFLA_LINKINFO).and_then(|info| attribute(info, IFLA_INFO_KIND));
+    Some(Device {
+        driver: kind.map(|kind| {
+            String::from_utf8_lossy(kind)
+                .trim_end_matches('\0')
+                .to_owned()
+        }),
+        mtu: number(IFLA_MTU)?,
+        rx_queues: number(IFLA_NUM_RX_QUEUES).unwrap_or(1),
+    })
 }
 
 /// `None` for an answer that is cut short.
@@ -120,7 +184,7 @@ fn parse(answer: &[u8]) -> Option<io::Result<Option<Hook>>> {
 }
 
 /// The value of the first attribute of this type.
-fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(super) fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     loop {
         let length = usize::from(u16_at(attributes, 0)?);
         let kind = u16_at(attributes, 2)? & NLA_TYPE_MASK;

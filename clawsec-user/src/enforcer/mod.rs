@@ -4,17 +4,21 @@
 //! Invariant: `aya` and `clawsec_common` are named only in this folder; what leaves it are
 //! `std::net` addresses, numbers and words. The supervisor alone calls it, as root.
 
+mod advice;
 mod attach;
 mod bans;
 mod error;
 mod event;
+mod extack;
 mod figures;
 mod hook;
 mod judge;
+mod link;
 mod load;
 mod log;
 mod object;
 mod pin;
+mod rollback;
 mod slot;
 
 use std::fmt;
@@ -57,6 +61,10 @@ pub struct Enforcer {
     ebpf: Ebpf,
     maps: Maps,
     attachments: Vec<Attachment>,
+    plan: EnforcerPlan,
+    folder: PathBuf,
+    /// The generation that an earlier daemon left in force.
+    found: Option<u64>,
     adopted_maps: bool,
     /// Held for the daemon's life: two daemons must not fill one idle slot.
     _lock: OwnedFd,
@@ -76,6 +84,7 @@ impl Enforcer {
         let folder = pin::open(&plan.pin_dir)?;
         let adopted_maps = load::has_pinned(&folder.path);
         let (mut ebpf, mut maps) = load::load(object, &folder.path, plan.bpf_log)?;
+        let found = Some(maps.generation()?).filter(|generation| *generation != 0);
         maps.put_in_force(&image)?;
         let attachments = attach::attach_all(&mut ebpf, plan, &folder.path)?;
         pin::remove_other_schemas(&plan.pin_dir, &folder.path)?;
@@ -83,6 +92,9 @@ impl Enforcer {
             ebpf,
             maps,
             attachments,
+            plan: plan.clone(),
+            folder: folder.path,
+            found,
             adopted_maps,
             _lock: folder.lock,
         })
@@ -135,6 +147,42 @@ impl Enforcer {
     /// The bans that have not run out, with what remains; those that have are removed.
     pub fn bans(&mut self) -> Result<Vec<ActiveBan>, EnforcerError> {
         bans::list(&mut self.maps)
+    }
+
+    /// The policy that was in force before `start`, if one was; what `roll_back` returns to.
+    pub fn found_generation(&self) -> Option<u64> {
+        self.found
+    }
+
+    /// Puts the policy that `start` found back in force, by one store; false if its slot has
+    /// been written to since, or there was none.
+    pub fn roll_back(&mut self) -> Result<bool, EnforcerError> {
+        match self.found {
+            Some(generation) => self.maps.flip_back(generation),
+            None => Ok(false),
+        }
+    }
+
+    /// The interface's index now; `None` while there is no such interface.
+    pub fn index_of(&self, interface: &str) -> Option<u32> {
+        hook::index(interface).ok()
+    }
+
+    /// Attaches again to an interface that went and came back, as `start` does.
+    pub fn attach_again(&mut self, interface: &str) -> Result<&Attachment, EnforcerError> {
+        let (attachment, _) = attach::attach(&mut self.ebpf, &self.plan, &self.folder, interface)?;
+        self.attachments.retain(|held| held.interface != interface);
+        self.attachments.push(attachment);
+        self.attachments.last().ok_or(EnforcerError::NoInterface {
+            interface: interface.to_owned(),
+            source: std::io::ErrorKind::NotFound.into(),
+        })
+    }
+
+    /// Forgets the dead link of an interface that is gone.
+    pub fn forget(&mut self, interface: &str) -> Result<(), EnforcerError> {
+        self.attachments.retain(|held| held.interface != interface);
+        pin::remove_links(&self.folder, interface)
     }
 
     pub fn attachments(&self) -> &[Attachment] {

@@ -1,4 +1,5 @@
-//! The pin folder: `<pin_dir>/v<SCHEMA>/`, with the maps by name and `link-<interface>`.
+//! The pin folder: `<pin_dir>/v<SCHEMA>/`, with the maps by name, `link-<interface>` (XDP)
+//! and `tcx-<interface>`.
 //!
 //! What is pinned there outlives the daemon; `detach` alone ends it.
 
@@ -7,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clawsec_common::abi::SCHEMA;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, statfs};
@@ -16,7 +18,24 @@ use super::error::EnforcerError;
 
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
-const LINK_PREFIX: &str = "link-";
+
+/// The hook that a link is at; both may be pinned for a moment, while a mode changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Xdp,
+    Tcx,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 2] = [Self::Xdp, Self::Tcx];
+
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Xdp => "link-",
+            Self::Tcx => "tcx-",
+        }
+    }
+}
 
 /// This schema's folder, and the lock that keeps a second daemon out.
 pub(super) struct Folder {
@@ -40,23 +59,28 @@ pub(super) fn open(pin_dir: &Path) -> Result<Folder, EnforcerError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let lock = rustix::fs::open(pin_dir, flags, Mode::empty())
         .map_err(|errno| pin_error("open", pin_dir)(errno.into()))?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Folder { path, lock }),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(EnforcerError::Locked {
-            path: pin_dir.to_owned(),
-        }),
-        Err(errno) => Err(pin_error("lock", pin_dir)(errno.into())),
+    // A child that is being started holds a copy of every descriptor until its exec, the lock of
+    // a daemon that has just ended included.
+    for _ in 0..20 {
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Folder { path, lock }),
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(10)),
+            Err(errno) => return Err(pin_error("lock", pin_dir)(errno.into())),
+        }
     }
+    Err(EnforcerError::Locked {
+        path: pin_dir.to_owned(),
+    })
 }
 
 /// Where this interface's link is pinned.
-pub(super) fn link_path(folder: &Path, interface: &str) -> PathBuf {
-    folder.join(format!("{LINK_PREFIX}{interface}"))
+pub(super) fn link_path(folder: &Path, kind: Kind, interface: &str) -> PathBuf {
+    folder.join(format!("{}{interface}", kind.prefix()))
 }
 
 /// Links of this interface that another schema pinned, to be taken over.
-pub(super) fn foreign_links(folder: &Path, interface: &str) -> Vec<PathBuf> {
-    let name = format!("{LINK_PREFIX}{interface}");
+pub(super) fn foreign_links(folder: &Path, kind: Kind, interface: &str) -> Vec<PathBuf> {
+    let name = format!("{}{interface}", kind.prefix());
     let schemas = folder
         .parent()
         .and_then(|pin_dir| fs::read_dir(pin_dir).ok());
@@ -80,8 +104,22 @@ pub(super) fn linked(folder: &Path) -> Result<Vec<String>, EnforcerError> {
                 .collect::<io::Result<Vec<_>>>()
         })
         .map_err(pin_error("read", folder))?;
-    let interfaces = names.iter().filter_map(|name| interface_of(name));
-    Ok(interfaces.map(str::to_owned).collect())
+    let mut interfaces: Vec<String> = names
+        .iter()
+        .filter_map(|name| interface_of(name))
+        .map(str::to_owned)
+        .collect();
+    interfaces.sort_unstable();
+    interfaces.dedup();
+    Ok(interfaces)
+}
+
+/// Removes an interface's pins of either kind.
+pub(super) fn remove_links(folder: &Path, interface: &str) -> Result<(), EnforcerError> {
+    for kind in Kind::ALL {
+        remove(&link_path(folder, kind, interface))?;
+    }
+    Ok(())
 }
 
 /// Removes a pin; one that is gone is as good.
@@ -142,7 +180,7 @@ fn schemas(pin_dir: &Path) -> Result<Vec<PathBuf>, EnforcerError> {
 fn remove_schema(schema: &Path) -> Result<Vec<String>, EnforcerError> {
     let interfaces = linked(schema)?;
     for interface in &interfaces {
-        remove(&link_path(schema, interface))?;
+        remove_links(schema, interface)?;
     }
     for entry in fs::read_dir(schema).map_err(pin_error("read", schema))? {
         remove(&entry.map_err(pin_error("read", schema))?.path())?;
@@ -152,7 +190,10 @@ fn remove_schema(schema: &Path) -> Result<Vec<String>, EnforcerError> {
 }
 
 fn interface_of(name: &OsStr) -> Option<&str> {
-    name.to_str()?.strip_prefix(LINK_PREFIX)
+    let name = name.to_str()?;
+    Kind::ALL
+        .iter()
+        .find_map(|kind| name.strip_prefix(kind.prefix()))
 }
 
 /// Whether the path, or the nearest folder above it that exists, is on a BPF filesystem.

@@ -27,6 +27,7 @@ use crate::enforcer::{Effect, ReasonCount};
 #[serde(rename_all = "snake_case")]
 pub enum Question {
     Status,
+    Confirm,
     BanAdd {
         source: IpAddr,
         seconds: u64,
@@ -47,6 +48,7 @@ pub enum Question {
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     Done,
+    Confirmed { generation: u64 },
     Refused { message: String },
     Status(Box<Status>),
     Bans(Vec<Ban>),
@@ -72,6 +74,8 @@ pub struct Status {
 pub struct Interface {
     pub name: String,
     pub mode: String,
+    /// Why it is no better mode.
+    pub steps_down: Vec<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -207,6 +211,10 @@ async fn answer(state: &Arc<State>, question: Question, cancel: CancellationToke
     let refused = |message: String| Answer::Refused { message };
     match question {
         Question::Status => Answer::Status(Box::new(status(state))),
+        Question::Confirm => match state.confirmation.confirm() {
+            Ok(generation) => Answer::Confirmed { generation },
+            Err(message) => refused(message),
+        },
         Question::BanAdd { source, seconds } => match local::ban(state, source, seconds) {
             Ok(()) => Answer::Done,
             Err(message) => refused(message),
@@ -254,6 +262,7 @@ fn status(state: &State) -> Status {
             .map(|a| Interface {
                 name: a.interface.clone(),
                 mode: a.mode.as_str().to_owned(),
+                steps_down: a.steps_down.clone(),
             })
             .collect();
         let counters = enforcer.counters().unwrap_or_default();

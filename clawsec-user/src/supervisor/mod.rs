@@ -6,11 +6,14 @@
 
 pub mod admin;
 mod child;
+mod confirm;
 mod interfaces;
 mod kernel;
 mod link;
 mod listen;
 mod local;
+pub mod lockout;
+mod presence;
 mod records;
 mod reload;
 mod secrets;

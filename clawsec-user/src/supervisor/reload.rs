@@ -12,9 +12,9 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 
 use super::link::{self, Applied};
-use super::local;
 use super::start::{StartError, close_tools, open_tools};
 use super::state::State;
+use super::{local, lockout};
 use crate::config::{self, Config, FileTrust};
 use crate::event::{Event, EventKind, Outcome};
 
@@ -23,15 +23,21 @@ const APPLY: Duration = Duration::from_secs(10);
 /// How often the file is looked at, and how long it must rest before it is read.
 const POLL: Duration = Duration::from_millis(500);
 
-/// Reads the file again and puts it in force, or says why not; either way a record.
-pub(super) async fn reload(state: &Arc<State>, applied: &mut watch::Receiver<Applied>) {
+/// Reads the file again and puts it in force, or says why not; either way a record. Gives what
+/// was in force before, if it is no longer.
+pub(super) async fn reload(
+    state: &Arc<State>,
+    applied: &mut watch::Receiver<Applied>,
+) -> Option<Arc<Config>> {
     let before = state.config();
+    let mut replaced = None;
     let mut event = Event::new(EventKind::Config, "reload", Outcome::Allow, "ok");
     event.generation = before.policy.generation;
     match attempt(state, &before, applied).await {
         Ok(generation) => {
             tracing::info!(generation, "the new configuration is in force");
             event.generation = generation;
+            replaced = Some(before);
         }
         Err(why) => {
             tracing::error!("the new configuration is refused, the old one stays: {why}");
@@ -41,6 +47,33 @@ pub(super) async fn reload(state: &Arc<State>, applied: &mut watch::Receiver<App
         }
     }
     state.records.report(event);
+    replaced
+}
+
+/// Puts a configuration that was in force before back, whole; its generation is its own still.
+pub(super) async fn put_back(
+    state: &Arc<State>,
+    before: &Config,
+    applied: &mut watch::Receiver<Applied>,
+) -> Result<(), String> {
+    // The packet plane first: it is the one that locks people out.
+    if let Some(mut enforcer) = state.enforcer() {
+        enforcer
+            .switch(&before.packets)
+            .map_err(|error| local::chain(&error))?;
+    }
+    let update = state
+        .policy_update_of(before)
+        .map_err(|error| local::chain(&error))?;
+    let sandbox_changed = state.config().sandbox != before.sandbox;
+    state.put_in_force(before.clone());
+    if sandbox_changed && let Some(replaced) = state.replace_tools(open_tools(before).await) {
+        tokio::spawn(async move { close_tools(&replaced).await });
+    }
+    if link::publish(state, update).await {
+        wait_for(applied, before.policy.generation).await?;
+    }
+    Ok(())
 }
 
 async fn attempt(
@@ -48,9 +81,13 @@ async fn attempt(
     before: &Config,
     applied: &mut watch::Receiver<Applied>,
 ) -> Result<u64, String> {
+    if let Some(why) = state.confirmation.refusal() {
+        return Err(why);
+    }
     let mut config =
         config::load(&before.path, FileTrust::Run).map_err(|error| error.to_string())?;
     refuse_what_needs_a_restart(before, &config)?;
+    refuse_a_lockout(state, &config)?;
     let generation =
         next_generation(&state.options.state_dir).map_err(|error| local::chain(&error))?;
     config.number(generation);
@@ -80,6 +117,18 @@ async fn attempt(
     }
     state.put_in_force(config);
     Ok(generation)
+}
+
+/// As at start, less the shell that started the daemon: it may be long gone.
+fn refuse_a_lockout(state: &State, config: &Config) -> Result<(), String> {
+    let options = &state.options;
+    if options.no_xdp || options.yes || options.confirm.is_some() {
+        return Ok(());
+    }
+    match lockout::locked_out(config, &lockout::sessions(None)) {
+        None => Ok(()),
+        Some(session) => Err(lockout::remedy(session)),
+    }
 }
 
 /// What cannot change under a running daemon; an honest refusal beats half a reload.

@@ -11,12 +11,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::child::{self, ChildError};
+use super::confirm::{self, Probation};
 use super::link::{Applied, Link};
 use super::listen::{self, ListenError};
 use super::records::Records;
 use super::secrets::{self, SecretError};
 use super::state::{Options, State, Tools};
-use super::{admin, interfaces, kernel, local, reload};
+use super::{admin, interfaces, kernel, local, presence, reload};
 use crate::audit::{AuditError, CheckpointCause};
 use crate::config::{Config, OnExit};
 use crate::enforcer::{self, Enforcer, EnforcerError, EnforcerPlan};
@@ -28,6 +29,8 @@ use crate::sandbox::Sandbox;
 pub enum Blame {
     Configuration,
     Kernel,
+    /// Nobody said that the policy is good.
+    Unconfirmed,
     System,
 }
 
@@ -65,6 +68,8 @@ pub enum StartError {
     Refused { why: String },
     #[error("the gateway process did not get ready within {} s", READY.as_secs())]
     NotReady,
+    #[error("nobody confirmed the policy; what was in force before is in force again")]
+    Unconfirmed,
     #[error("listen for signals")]
     Signals(#[source] std::io::Error),
 }
@@ -73,6 +78,7 @@ impl StartError {
     pub fn blame(&self) -> Blame {
         match self {
             Self::Enforcer(_) => Blame::Kernel,
+            Self::Unconfirmed => Blame::Unconfirmed,
             Self::Refused { .. } | Self::Secrets(SecretError::Read { .. }) | Self::NoInterface => {
                 Blame::Configuration
             }
@@ -99,6 +105,11 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), StartError>
         .iter()
         .flat_map(Enforcer::attachments)
         .map(|a| format!("{} ({})", a.interface, a.mode.as_str()))
+        .collect();
+    let steps_down: Vec<String> = enforcer
+        .iter()
+        .flat_map(Enforcer::attachments)
+        .flat_map(|attachment| attachment.steps_down.clone())
         .collect();
     let tools = open_tools(&config).await;
     let state = Arc::new(State::new(options, config, records, enforcer, tools));
@@ -128,13 +139,23 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), StartError>
     event.detail = Some(if attached.is_empty() {
         "without the packet filter".into()
     } else {
-        format!("packet filter on {}", attached.join(", "))
+        let mut text = format!("packet filter on {}", attached.join(", "));
+        for step in &steps_down {
+            text.push_str("; ");
+            text.push_str(step);
+        }
+        text
     });
     state.records.report(event);
+    let probation = state
+        .options
+        .confirm
+        .map(|within| state.confirmation.begin(config.policy.generation, within));
     drop(config);
+    tasks.spawn(presence::follow(Arc::clone(&state)));
 
     let result = tokio::select! {
-        () = signals.until_stop(&state, applied) => Ok(()),
+        result = signals.until_stop(&state, applied, probation) => result,
         ended = &mut link => match ended {
             Ok(Err(error)) => Err(StartError::Child(error)),
             _ => Ok(()),
@@ -297,24 +318,116 @@ impl Signals {
         })
     }
 
-    /// Reloads on SIGHUP and when the file changes, until asked to stop.
+    /// Reloads on SIGHUP and when the file changes, until asked to stop. With `--confirm` each
+    /// policy is on probation first, the one at start included.
     async fn until_stop(
         mut self,
         state: &Arc<State>,
         mut applied: tokio::sync::watch::Receiver<Applied>,
-    ) {
+        at_start: Option<Probation>,
+    ) -> Result<(), StartError> {
         let mut watch = reload::FileWatch::new(&state.config().path);
+        // What is put back if nobody confirms; at start that is the kernel's other slot.
+        let mut probation = at_start.map(|probation| (probation, None));
         loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
+            let replaced = tokio::select! {
+                _ = self.terminate.recv() => break,
+                _ = self.interrupt.recv() => break,
                 _ = self.hang_up.recv() => {
                     state.records.reopen();
-                    reload::reload(state, &mut applied).await;
+                    let replaced = reload::reload(state, &mut applied).await;
                     watch.settle();
+                    replaced
                 }
                 () = watch.changed() => reload::reload(state, &mut applied).await,
+                confirmed = outcome(&mut probation) => {
+                    state.confirmation.end();
+                    let before = probation.take().and_then(|(_, before)| before);
+                    if confirmed {
+                        tracing::info!("the policy is confirmed");
+                        confirm::report(state, "confirmed", Outcome::Allow, "by the operator");
+                    } else {
+                        take_back(state, before, &mut applied, "nobody confirmed it in time").await?;
+                    }
+                    None
+                }
+            };
+            if let (Some(within), Some(before)) = (state.options.confirm, replaced) {
+                let generation = state.config().policy.generation;
+                probation = Some((state.confirmation.begin(generation, within), Some(before)));
             }
         }
+        match probation {
+            // A policy that nobody has confirmed does not outlive the daemon.
+            Some((_, before)) => {
+                state.confirmation.end();
+                take_back(
+                    state,
+                    before,
+                    &mut applied,
+                    "stopped before it was confirmed",
+                )
+                .await
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The probation's end, if there is one.
+async fn outcome(probation: &mut Option<(Probation, Option<Arc<Config>>)>) -> bool {
+    match probation {
+        Some((probation, _)) => probation.outcome().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Puts back what was in force before. For the first policy of this daemon that is what an
+/// earlier one left in the kernel, or no filter at all; the daemon then ends, since its gateway
+/// process knows no other policy.
+async fn take_back(
+    state: &Arc<State>,
+    before: Option<Arc<Config>>,
+    applied: &mut tokio::sync::watch::Receiver<Applied>,
+    why: &str,
+) -> Result<(), StartError> {
+    let generation = state.config().policy.generation;
+    let Some(before) = before else {
+        let done = put_the_kernel_back(state);
+        let detail = format!("generation {generation}: {why}; {done}");
+        tracing::error!("{detail}");
+        confirm::report(state, "unconfirmed", Outcome::Deny, &detail);
+        return Err(StartError::Unconfirmed);
+    };
+    let number = before.policy.generation;
+    match reload::put_back(state, &before, applied).await {
+        Ok(()) => {
+            let detail = format!("generation {generation}: {why}; {number} is in force again");
+            tracing::error!("{detail}");
+            confirm::report(state, "unconfirmed", Outcome::Deny, &detail);
+        }
+        Err(error) => {
+            let detail = format!("generation {generation}: {why}; put {number} back: {error}");
+            tracing::error!("{detail}");
+            confirm::report(state, "rollback_failed", Outcome::Error, &detail);
+        }
+    }
+    Ok(())
+}
+
+fn put_the_kernel_back(state: &State) -> String {
+    let Some(rolled_back) = state.enforcer().map(|mut enforcer| {
+        let found = enforcer.found_generation();
+        enforcer.roll_back().map(|done| found.filter(|_| done))
+    }) else {
+        return "no packets were filtered".into();
+    };
+    match rolled_back {
+        Ok(Some(generation)) => format!("generation {generation} is in force again"),
+        Ok(None) => match enforcer::detach(&state.options.pin_dir) {
+            Ok(_) => "there was none before, so the packet filter is removed".into(),
+            Err(error) => format!("remove the packet filter: {}", local::chain(&error)),
+        },
+        Err(error) => format!("put the packet filter back: {}", local::chain(&error)),
     }
 }

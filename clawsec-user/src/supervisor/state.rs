@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::mpsc;
 
+use super::confirm::Confirmation;
 use super::records::Records;
 use super::secrets::{self, SecretError};
 use crate::config::Config;
@@ -23,6 +24,10 @@ pub struct Options {
     pub bpf_log: bool,
     pub pin_dir: PathBuf,
     pub state_dir: PathBuf,
+    /// Take a new policy back unless `clawsec confirm` arrives within this time.
+    pub confirm: Option<Duration>,
+    /// Put a policy in force even where it cuts off an operator's own session.
+    pub yes: bool,
 }
 
 pub(super) struct State {
@@ -30,6 +35,7 @@ pub(super) struct State {
     pub(super) started: Instant,
     config: ArcSwap<Config>,
     pub(super) records: Records,
+    pub(super) confirmation: Confirmation,
     enforcer: Option<Mutex<Enforcer>>,
     tools: ArcSwapOption<Tools>,
     gateway: Mutex<Option<(u32, mpsc::Sender<ToGateway>)>>,
@@ -63,6 +69,7 @@ impl State {
             started: Instant::now(),
             config: ArcSwap::from_pointee(config),
             records,
+            confirmation: Confirmation::default(),
             enforcer: enforcer.map(Mutex::new),
             tools: ArcSwapOption::from(tools.map(Arc::new)),
             gateway: Mutex::new(None),

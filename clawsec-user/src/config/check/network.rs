@@ -29,9 +29,6 @@ pub(super) fn read(section: &mut Section<'_, '_>, connections: RateClass) -> Net
         .at("mode")
         .choice(MODES)
         .unwrap_or(Mode::Attach(XdpMode::Auto));
-    if mode == Mode::Tcx {
-        section.at("mode").unavailable();
-    }
     if mode == Mode::Observe {
         section
             .at("mode")
@@ -70,7 +67,7 @@ pub(super) fn read(section: &mut Section<'_, '_>, connections: RateClass) -> Net
             interfaces: section.at("interfaces").list(interface).unwrap_or_default(),
             mode: match mode {
                 Mode::Attach(mode) => mode,
-                Mode::Observe | Mode::Tcx => XdpMode::Auto,
+                Mode::Observe => XdpMode::Auto,
             },
             on_exit: section
                 .at("onExit")
@@ -324,13 +321,12 @@ fn interface(field: Field<'_, '_>) -> Option<String> {
 enum Mode {
     Attach(XdpMode),
     Observe,
-    Tcx,
 }
 
 const MODES: &[(&str, Mode)] = &[
     ("auto", Mode::Attach(XdpMode::Auto)),
     ("native", Mode::Attach(XdpMode::Native)),
     ("generic", Mode::Attach(XdpMode::Generic)),
-    ("tcx", Mode::Tcx),
+    ("tcx", Mode::Attach(XdpMode::Tcx)),
     ("observe", Mode::Observe),
 ];

@@ -27,11 +27,6 @@ fn what_one_section_gets_wrong_is_said_once() {
             "security.network.rules[1]: 10.1.0.0/16 is not in `allowedIPs`; write `action: \"allow\"` to admit it",
         ),
         (
-            r#"network: { mode: "tcx" }"#,
-            "",
-            "security.network.mode: not available in this version of clawsec; leave it out",
-        ),
-        (
             "network: { alowedIPs: [] }",
             "",
             "security.network.alowedIPs: unknown key; did you mean `allowedIPs`?",

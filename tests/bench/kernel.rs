@@ -1,0 +1,23 @@
+//! `cargo xtask bench kernel`: the packet filter side by side with its peers, in one run.
+//!
+//! All load stays in network namespaces made here, and every flood has a fixed number of frames.
+
+mod flood;
+mod judged;
+mod report;
+mod setup;
+
+use anyhow::Context as _;
+
+fn main() -> anyhow::Result<()> {
+    // Under plain `cargo test --benches` nobody asked for minutes of measuring.
+    let Some(out) = std::env::var_os("CLAWSEC_BENCH_OUT") else {
+        report::say("run by `cargo xtask bench kernel`");
+        return Ok(());
+    };
+    let lab = xtask::lab::Lab::new("bench").context("make the namespaces")?;
+    setup::pin_to_cpu(0)?;
+    let mut rows = judged::measure(&lab)?;
+    rows.extend(flood::measure(&lab)?);
+    report::write(&rows, out.as_ref())
+}

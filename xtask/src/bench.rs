@@ -1,0 +1,37 @@
+//! `cargo xtask bench`: builds what is measured and what it is measured against, and runs it.
+//!
+//! The measuring itself is `tests/bench/kernel.rs`, which may name the enforcer and aya.
+
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+use clap::ValueEnum;
+
+use crate::{build, tiers};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum What {
+    /// The packet filter: root, xdp-tools, nftables, ethtool.
+    Kernel,
+}
+
+pub(crate) fn run(what: What) -> anyhow::Result<()> {
+    let What::Kernel = what;
+    if !tiers::is_root()? {
+        bail!("needs root");
+    }
+    build::build(false).context("build the kernel half")?;
+    let bench = build::bench_object().context("build the benchmark's programs")?;
+    let root = xtask::root();
+    let status = Command::new(env!("CARGO"))
+        .args(["test", "--package", "clawsec-tests", "--bench", "kernel"])
+        .env("CLAWSEC_BPF_OBJECT", root.join("target/bpf/clawsec.o"))
+        .env("CLAWSEC_BENCH_OBJECT", bench)
+        .env("CLAWSEC_BENCH_OUT", root.join("target/bench/kernel.json"))
+        .status()
+        .context("run the benchmark")?;
+    if !status.success() {
+        bail!("the benchmark failed");
+    }
+    Ok(())
+}
