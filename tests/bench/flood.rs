@@ -171,12 +171,11 @@ fn send(lab: &Lab, bench: &mut Ebpf, frames: u32) -> Result<f64> {
     let shown = run(lab, Host::Outside, "cat", &["/proc/net/dev_mcast"]).unwrap_or_default();
     let index: u32 = shown
         .lines()
-        .filter_map(|line| {
+        .find_map(|line| {
             let mut words = line.split_whitespace();
             let index = words.next()?.parse().ok()?;
             (words.next()? == "eth0").then_some(index)
         })
-        .next()
         .context("eth0 has no index")?;
     let map = bench.map_mut("TARGET").context("no target")?;
     let mut target: Array<_, u32> = map.try_into()?;

@@ -183,13 +183,15 @@ fn a_capture_is_judged_by_its_own_clock() {
         ("pass", "allowed"),
         ("drop", "rate_limited"),
     ];
-    let expected: String = expected
-        .iter()
-        .zip(1..)
-        .map(|((verdict, reason), number)| {
-            format!("{{\"frame\":{number},\"verdict\":\"{verdict}\",\"reason\":\"{reason}\"}}\n")
-        })
-        .collect();
+    let expected =
+        expected
+            .iter()
+            .zip(1..)
+            .fold(String::new(), |text, ((verdict, reason), number)| {
+                let line =
+                    format!(r#"{{"frame":{number},"verdict":"{verdict}","reason":"{reason}"}}"#);
+                text + &line + "\n"
+            });
     assert_eq!((exit, text.as_str()), (Some(0), expected.as_str()));
 
     for (name, lines, message) in [

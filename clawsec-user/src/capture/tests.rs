@@ -232,7 +232,7 @@ fn pcapng_has_interfaces_each_with_its_clock() {
         let mut file = Blocks::new(big);
         file.interface(1, 0, &[]);
         file.interface(1, 0, &[(2, b"eth0"), (9, &[9]), (0, b"")]);
-        file.interface(113, 0, &[(9, &[0x80 | 10])]);
+        file.interface(113, 0, &[(9, &[0x8a])]);
         let offset = if big {
             100_i64.to_be_bytes()
         } else {

@@ -297,12 +297,12 @@ mod tests {
 
     #[test]
     fn the_clock_follows_the_capture() {
+        const MS: u64 = 1_000_000;
         let clock = |boot_ns| Clock {
             boot_ns,
             first_ns: None,
             last_ns: 0,
         };
-        const MS: u64 = 1_000_000;
         let rows = [
             (
                 "by itself",

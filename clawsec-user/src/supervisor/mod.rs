@@ -17,6 +17,7 @@ mod presence;
 mod records;
 mod reload;
 mod secrets;
+mod signals;
 mod start;
 mod state;
 mod tools;

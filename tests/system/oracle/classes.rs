@@ -26,7 +26,7 @@ pub(super) fn all(gateway_mac: [u8; 6], skip: usize) -> Vec<Case> {
     let mut cases = Cases {
         gateway_mac,
         next: FIRST_ID + u16::try_from(skip).unwrap(),
-        cases: Vec::new(),
+        made: Vec::new(),
     };
     for v6 in [false, true] {
         for protocol in [TCP, UDP] {
@@ -37,13 +37,13 @@ pub(super) fn all(gateway_mac: [u8; 6], skip: usize) -> Vec<Case> {
         }
     }
     cases.other();
-    cases.cases
+    cases.made
 }
 
 struct Cases {
     gateway_mac: [u8; 6],
     next: u16,
-    cases: Vec<Case>,
+    made: Vec<Case>,
 }
 
 impl Cases {
@@ -77,7 +77,7 @@ impl Cases {
     fn push(&mut self, class: &'static str, frames: Vec<Vec<u8>>) {
         let id = self.next;
         self.next += 1;
-        self.cases.push(Case { class, id, frames });
+        self.made.push(Case { class, id, frames });
     }
 
     /// One whole frame, with something about its headers.
