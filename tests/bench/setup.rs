@@ -109,12 +109,24 @@ pub(crate) fn syn(source: IpAddr) -> Vec<u8> {
     let mut tcp = vec![0x9c, 0x40];
     tcp.extend(PORT.to_be_bytes());
     tcp.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, SYN, 0xff, 0xff, 0, 0, 0, 0]);
-    let mut frame = vec![2; 12];
+    // To everyone, with a right checksum: the stack, unlike XDP, drops what is not for it.
+    let mut frame = vec![0xff; 6];
+    frame.extend([2; 6]);
     match source {
         IpAddr::V4(source) => {
-            frame.extend([8, 0, 0x45, 0, 0, 40, 0, 1, 0, 0, 64, 6, 0, 0]);
-            frame.extend(source.octets());
-            frame.extend([198, 51, 100, 1]);
+            let mut header = vec![0x45, 0, 0, 40, 0, 1, 0, 0, 64, 6, 0, 0];
+            header.extend(source.octets());
+            header.extend([198, 51, 100, 1]);
+            let sum: u32 = header
+                .chunks_exact(2)
+                .map(|word| u32::from(word[0]) << 8 | u32::from(word[1]))
+                .sum();
+            let folded = (sum & 0xffff) + (sum >> 16);
+            let [_, _, high, low] = (!((folded & 0xffff) + (folded >> 16))).to_be_bytes();
+            header[10] = high;
+            header[11] = low;
+            frame.extend([8, 0]);
+            frame.extend(header);
         }
         IpAddr::V6(source) => {
             frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 20, 6, 64]);
