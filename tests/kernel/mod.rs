@@ -11,5 +11,6 @@ mod frame;
 mod golden;
 mod load;
 mod mock;
+mod prefixes;
 mod program;
 mod verdict;
