@@ -8,6 +8,11 @@
 //! Invariant: `find` makes no branch on a comparison of keys. The verifier then sees one path
 //! through a node instead of nine, and the CPU predicts nothing wrongly.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "halves of words are meant, and ranks of at most eight"
+)]
+
 use crate::abi::PrefixRule;
 
 /// Keys of an inner node, which has one child more.
@@ -57,6 +62,7 @@ pub fn find4(nodes: &impl Nodes, address_be: [u8; 4]) -> Option<PrefixRule> {
 /// The rule of the longest prefix that holds an IPv6 address.
 #[must_use]
 #[inline(always)]
+#[expect(clippy::many_single_char_names, reason = "eight bytes in a row")]
 pub fn find6(nodes: &impl Nodes, address_be: [u8; 16]) -> Option<PrefixRule> {
     let [a, b, c, d, e, f, g, h, low @ ..] = address_be;
     let high = u64::from_be_bytes([a, b, c, d, e, f, g, h]);

@@ -153,6 +153,10 @@ fn ipv4(mut packet: impl Cursor, facts: &mut Facts) -> Result<(), Reason> {
 }
 
 #[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the field of a fragment header has 16 bits"
+)]
 fn ipv6<C: Cursor>(mut packet: C, facts: &mut Facts) -> Result<(), Reason> {
     let [version, _, _, _, high, low, first, _] = packet.take::<8>().ok_or(Reason::Malformed)?;
     let source = packet.take::<16>().ok_or(Reason::Malformed)?;

@@ -3,6 +3,11 @@
 //! Printed for docs/benchmarks.md. Times differ from machine to machine; what is asserted is how
 //! they grow, with room for a machine that does other work meanwhile.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "some bits of many are meant"
+)]
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use clawsec_common::abi::{PortWord, PrefixRule, RateClass, SlotHeader, TimedPrefix, name};

@@ -174,7 +174,7 @@ impl Tree {
     fn tree(&mut self, ranges: &[(u64, u32)]) -> TreeNode {
         let split = ranges.partition_point(|(start, _)| *start < NO_KEY);
         let (low, high) = ranges.split_at(split);
-        let low = self.half(low.to_vec());
+        let low = self.half(low);
         let mut upper: Vec<(u64, u32)> = high
             .iter()
             .map(|(start, value)| (start & !NO_KEY, *value))
@@ -185,7 +185,7 @@ impl Tree {
                 .map_or(0, |(_, value)| *value);
             upper.insert(0, (0, before));
         }
-        let high = self.half(upper);
+        let high = self.half(&upper);
         let mut root = TreeNode::default();
         for (word, value) in root.words.iter_mut().zip(low.into_iter().chain(high)) {
             *word = value;
@@ -194,18 +194,17 @@ impl Tree {
     }
 
     /// Builds the tree of ranges that begin at 0; its half of the root.
-    fn half(&mut self, ranges: Vec<(u64, u32)>) -> [u64; 4] {
+    fn half(&mut self, ranges: &[(u64, u32)]) -> [u64; 4] {
         let values: Vec<u32> = ranges.iter().map(|(_, value)| *value).collect();
         let keys: Vec<u64> = ranges.iter().skip(1).map(|(start, _)| *start).collect();
         if keys.is_empty() {
             let value = values.first().copied().unwrap_or(0);
-            let leaf = match self.plain.get(&value) {
-                Some(leaf) => *leaf,
-                None => {
-                    let leaf = self.push(leaf_node(&[], &[value]));
-                    self.plain.insert(value, leaf);
-                    leaf
-                }
+            let leaf = if let Some(leaf) = self.plain.get(&value) {
+                *leaf
+            } else {
+                let leaf = self.push(leaf_node(&[], &[value]));
+                self.plain.insert(value, leaf);
+                leaf
             };
             return [0, 0, u64::from(leaf) << 32, 0];
         }

@@ -121,7 +121,7 @@ fn ban_sources(maps: &mut Maps, pairs: &[(SourceKey, Expiry)]) -> Result<(), Enf
     // Before the first ban: the program does not look into a map that is said to be empty.
     let more = u32::try_from(pairs.len()).unwrap_or(u32::MAX);
     set_counts(maps, |counts| {
-        counts.bans = counts.bans.saturating_add(more)
+        counts.bans = counts.bans.saturating_add(more);
     })?;
     let full = |written: usize| EnforcerError::BansFull {
         limit: MAX_BANS as usize,
@@ -141,7 +141,7 @@ fn ban_sources(maps: &mut Maps, pairs: &[(SourceKey, Expiry)]) -> Result<(), Enf
     // Full: room is made by those that have run out, and only by those.
     bans(maps)?;
     set_counts(maps, |counts| {
-        counts.bans = counts.bans.saturating_add(more)
+        counts.bans = counts.bans.saturating_add(more);
     })?;
     match raw::update_batch(maps.bans_fd.as_fd(), pairs) {
         Ok(()) => Ok(()),
