@@ -5,27 +5,28 @@
 //! behind at most). No `bool`, reference, `usize` or enum crosses. A change here needs a new
 //! `SCHEMA`, which makes a daemon start fresh maps in a folder of their own.
 
-#![expect(
-    clippy::inline_always,
-    reason = "a function that is not inlined is a call in BPF, with the verifier's limits on it"
-)]
-
 use crate::reason::{Reason, Stat};
+use crate::tree::{LEAF_KEYS, TreeNode};
 
 /// The version of everything below; the name of the folder that maps and links are pinned in.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// Policies held at once: the one in force and the idle one that the next is written to.
 pub const SLOTS: u32 = 2;
-/// Prefixes of one address family in one slot. The kernel's trie costs about 100 ns at 10,000
-/// and 700 ns at 100,000; this is where it is still tolerable.
-pub const MAX_PREFIXES: u32 = 65_536;
-/// Rate classes of one slot.
+/// Prefixes of one address family in one slot; see `tree` for what a lookup costs.
+pub const MAX_PREFIXES: u32 = 100_000;
+/// Nodes of one slot, 18 MiB: whole pages of 4 and of 64 KiB, since it is mapped. As many prefixes of both families fit, whatever they are; the worst
+/// are IPv6 hosts, each in a /64 of its own.
+pub const MAX_NODES: u32 = 300_032;
+/// Rate classes of one slot; the highest bit of a leaf's value is not a class's (`tree::DEEPER`).
 pub const MAX_CLASSES: u32 = 256;
 /// Words of 64 ports each in one slot.
 pub const PORT_WORDS: u32 = 1_024;
-/// Timed bans; the map is not an LRU, so that a full one is an error that is said.
-pub const MAX_BANS: u32 = 16_384;
+/// Timed bans of single sources; the map is not an LRU, so that a full one is an error that is
+/// said. Memory is taken as bans are made, about 100 bytes each, beside 16 MiB of hash buckets.
+pub const MAX_BANS: u32 = 1_000_000;
+/// Timed bans of prefixes, and timed admissions.
+pub const MAX_TIMED_PREFIXES: u32 = 4_096;
 /// Sources with a bucket. Beyond it the least recently used is forgotten and starts anew.
 pub const MAX_BUCKETS: u32 = 65_536;
 /// Sources and reasons whose drops are counted apart.
@@ -39,9 +40,9 @@ pub const EVENT_INTERVAL_NS: u64 = 1_000_000_000;
 pub const CAS_TRIES: u32 = 4;
 
 /// Counters: one of each reason enforced, then one of each only observed.
-pub const REASONS: u32 = 17;
+pub const REASONS: u32 = 19;
 pub const COUNTERS: u32 = 2 * REASONS;
-pub const STATS: u32 = 3;
+pub const STATS: u32 = 4;
 
 /// Names of maps and globals, as they stand in the object.
 pub mod name {
@@ -49,11 +50,12 @@ pub mod name {
     pub const SLOTS: &str = "SLOTS";
     pub const PORTS: &str = "PORTS";
     pub const CLASSES: &str = "CLASSES";
-    pub const PREFIXES4_A: &str = "PREFIXES4_A";
-    pub const PREFIXES4_B: &str = "PREFIXES4_B";
-    pub const PREFIXES6_A: &str = "PREFIXES6_A";
-    pub const PREFIXES6_B: &str = "PREFIXES6_B";
+    pub const NODES: &str = "NODES";
     pub const BANS: &str = "BANS";
+    pub const BAN_PREFIXES: &str = "BAN_PREFIXES";
+    pub const ADMISSIONS: &str = "ADMISSIONS";
+    pub const TIMED: &str = "TIMED";
+    pub const CEILINGS: &str = "CEILINGS";
     pub const BUCKETS: &str = "BUCKETS";
     pub const COUNTERS: &str = "COUNTERS";
     pub const STATS: &str = "STATS";
@@ -80,16 +82,17 @@ pub struct MapSpec {
 
 /// The maps that outlive a daemon. `EVENTS` is not among them: each daemon's program gets its
 /// own, so that buffers of a dead daemon cannot matter.
-pub const PINNED: [MapSpec; 13] = [
+pub const PINNED: [MapSpec; 14] = [
     MapSpec::of::<u32, u32>(name::ACTIVE, 1),
     MapSpec::of::<u32, SlotHeader>(name::SLOTS, SLOTS),
     MapSpec::of::<u32, PortWord>(name::PORTS, SLOTS * PORT_WORDS),
     MapSpec::of::<u32, RateClass>(name::CLASSES, SLOTS * MAX_CLASSES),
-    MapSpec::of::<[u8; 8], PrefixRule>(name::PREFIXES4_A, MAX_PREFIXES),
-    MapSpec::of::<[u8; 8], PrefixRule>(name::PREFIXES4_B, MAX_PREFIXES),
-    MapSpec::of::<[u8; 20], PrefixRule>(name::PREFIXES6_A, MAX_PREFIXES),
-    MapSpec::of::<[u8; 20], PrefixRule>(name::PREFIXES6_B, MAX_PREFIXES),
-    MapSpec::of::<SourceKey, Ban>(name::BANS, MAX_BANS),
+    MapSpec::of::<u32, TreeNode>(name::NODES, SLOTS * MAX_NODES),
+    MapSpec::of::<SourceKey, Expiry>(name::BANS, MAX_BANS),
+    MapSpec::of::<LpmKey, Expiry>(name::BAN_PREFIXES, MAX_TIMED_PREFIXES),
+    MapSpec::of::<LpmKey, Expiry>(name::ADMISSIONS, MAX_TIMED_PREFIXES),
+    MapSpec::of::<u32, TimedCounts>(name::TIMED, 1),
+    MapSpec::of::<SourceKey, Bucket>(name::CEILINGS, MAX_BUCKETS),
     MapSpec::of::<SourceKey, Bucket>(name::BUCKETS, MAX_BUCKETS),
     MapSpec::of::<u32, Counter>(name::COUNTERS, COUNTERS),
     MapSpec::of::<u32, u64>(name::STATS, STATS),
@@ -99,7 +102,7 @@ pub const PINNED: [MapSpec; 13] = [
 /// One source as limits and bans know it: an IPv4 address in its IPv6-mapped form, or the first
 /// 64 bits of an IPv6 address and zeros (one host owns a whole /64). The two never meet: the
 /// last 8 bytes are zero in the second form only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 #[repr(C)]
 pub struct SourceKey {
     pub address_be: [u8; 16],
@@ -110,10 +113,14 @@ pub struct SourceKey {
 #[repr(C)]
 pub struct SlotHeader {
     pub generation: u64,
-    /// `SlotHeader::OBSERVE` or 0.
+    /// `SlotHeader::OBSERVE` and `SlotHeader::DROP_FRAGMENTS`.
     pub flags: u32,
     /// 1 once the slot has been filled.
     pub filled: u32,
+    /// The packet ceiling: time that one packet costs; 0 for none.
+    pub packet_interval_ns: u64,
+    /// How far a source's packets may run ahead of it.
+    pub packet_tolerance_ns: u64,
 }
 
 /// 64 ports, the lowest bit the lowest port; index `slot * PORT_WORDS + port / 64`.
@@ -138,7 +145,7 @@ pub struct RateClass {
     pub reserved: u32,
 }
 
-/// What the longest prefix says.
+/// What the longest prefix says; `bits` is how a leaf of the tree holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct PrefixRule {
@@ -148,10 +155,42 @@ pub struct PrefixRule {
     pub class: u16,
 }
 
+/// When a ban or an admission ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
-pub struct Ban {
+pub struct Expiry {
+    /// By the program's clock. Of a prefix: the latest end of all that hold it, so that the
+    /// longest match alone decides.
     pub expires_ns: u64,
+    /// Its own end, as milliseconds since the Unix epoch: what is kept over a restart. 0 where
+    /// none was set.
+    pub until_ms: u64,
+}
+
+/// A prefix of a trie of timed entries: the family and three zeros, then the address, of which
+/// IPv4 fills the first four bytes. The length counts from the family on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[repr(C)]
+pub struct TimedPrefix {
+    pub family_be: [u8; 4],
+    pub address_be: [u8; 16],
+}
+
+/// The kernel's own key of a trie, for its size.
+#[repr(C)]
+struct LpmKey {
+    length: u32,
+    prefix: TimedPrefix,
+}
+
+/// How many entries the maps of timed entries hold, at least; a lookup in an empty one is saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct TimedCounts {
+    pub bans: u32,
+    pub ban_prefixes: u32,
+    pub admissions: u32,
+    pub reserved: u32,
 }
 
 /// A source's bucket: the theoretical arrival time of its next new connection.
@@ -225,7 +264,33 @@ pub struct PacketRecord {
 }
 
 impl SlotHeader {
+    /// Count and report, drop nothing.
     pub const OBSERVE: u32 = 1;
+    /// Drop every fragment, to whatever port.
+    pub const DROP_FRAGMENTS: u32 = 2;
+}
+
+impl TimedPrefix {
+    /// Bits before the address.
+    pub const FAMILY_BITS: u32 = 32;
+
+    #[must_use]
+    #[inline(always)]
+    pub const fn v4([a, b, c, d]: [u8; 4]) -> Self {
+        Self {
+            family_be: [4, 0, 0, 0],
+            address_be: [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        }
+    }
+
+    #[must_use]
+    #[inline(always)]
+    pub const fn v6(address_be: [u8; 16]) -> Self {
+        Self {
+            family_be: [6, 0, 0, 0],
+            address_be,
+        }
+    }
 }
 
 impl RateClass {
@@ -236,6 +301,27 @@ impl RateClass {
 impl PrefixRule {
     pub const ALLOW: u16 = 1;
     pub const DENY: u16 = 2;
+
+    /// As a leaf of the tree holds it: the action in the lower half, never 0.
+    #[must_use]
+    #[inline(always)]
+    pub const fn bits(self) -> u32 {
+        self.action as u32 | (self.class as u32) << 16
+    }
+
+    /// `None` for 0, the value where no prefix is.
+    #[must_use]
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves are meant")]
+    pub const fn from_bits(bits: u32) -> Option<Self> {
+        match bits {
+            0 => None,
+            _ => Some(Self {
+                action: bits as u16,
+                class: (bits >> 16) as u16,
+            }),
+        }
+    }
 }
 
 impl SourceKey {
@@ -307,11 +393,13 @@ macro_rules! sized {
 
 sized! {
     SourceKey = 16,
-    SlotHeader = 8 + 4 + 4,
+    SlotHeader = 8 + 4 + 4 + 8 + 8,
     PortWord = 8 + 8 + 8,
     RateClass = 8 + 8 + 4 + 4,
-    PrefixRule = 2 + 2,
-    Ban = 8,
+    TreeNode = 8 * 8,
+    Expiry = 8 + 8,
+    TimedPrefix = 4 + 16,
+    TimedCounts = 4 * 4,
     Bucket = 8,
     Counter = 8 + 8,
     ThrottleKey = 16 + 1 + 1 + 6,
@@ -322,6 +410,24 @@ sized! {
 
 const _: () = assert!(Reason::ALL.len() == REASONS as usize);
 const _: () = assert!(Stat::ALL.len() == STATS as usize);
+
+const _: () = assert!(
+    cfg!(target_endian = "little"),
+    "a leaf's values are read by halves"
+);
+
+impl TreeNode {
+    /// The values of a leaf: the last three words, the lower half of each first. The verifier
+    /// (6.18) follows an index of 4 bytes, and not one of whole words with a shift after it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn values(&self) -> &[u32; LEAF_KEYS + 1] {
+        let values = self.words.as_ptr().wrapping_add(LEAF_KEYS).cast();
+        // SAFETY: 24 of the node's 64 bytes, from byte 40 on, which integers of 4 bytes may be
+        // read from.
+        unsafe { &*values }
+    }
+}
 
 #[cfg(feature = "user")]
 impl PacketRecord {

@@ -4,7 +4,12 @@
 //! under the feature `user`). `docs/kernel-abi.md` describes the same in prose.
 
 #![no_std]
+#![expect(
+    clippy::inline_always,
+    reason = "a function that is not inlined is a call in BPF, with the verifier's limits on it"
+)]
 
 pub mod abi;
 pub mod judged;
 pub mod reason;
+pub mod tree;

@@ -40,6 +40,10 @@ pub enum Reason {
     Contended = 15,
     /// The policy names a rate class that it does not hold; cannot happen in a verified slot.
     BadPolicy = 16,
+    /// A fragment, where the policy says that all are dropped.
+    Fragment = 17,
+    /// Over its source's limit on packets of any kind.
+    PacketCeiling = 18,
 }
 
 /// What a reason does to the packet, unless the policy only observes.
@@ -52,7 +56,7 @@ pub enum Verdict {
 
 impl Reason {
     /// Every reason; the index of each is its number.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Allowed,
         Self::NotIp,
         Self::OtherProtocol,
@@ -70,6 +74,8 @@ impl Reason {
         Self::ExtHeaderDepth,
         Self::Contended,
         Self::BadPolicy,
+        Self::Fragment,
+        Self::PacketCeiling,
     ];
 
     /// The word that stands in counters, events and records.
@@ -93,6 +99,8 @@ impl Reason {
             Self::ExtHeaderDepth => "ext_header_depth",
             Self::Contended => "contended",
             Self::BadPolicy => "bad_policy",
+            Self::Fragment => "fragment",
+            Self::PacketCeiling => "packet_ceiling",
         }
     }
 
@@ -114,7 +122,9 @@ impl Reason {
             | Self::VlanDepth
             | Self::ExtHeaderDepth
             | Self::Contended
-            | Self::BadPolicy => Verdict::Drop,
+            | Self::BadPolicy
+            | Self::Fragment
+            | Self::PacketCeiling => Verdict::Drop,
         }
     }
 
@@ -135,10 +145,17 @@ pub enum Stat {
     Unattributed = 1,
     /// Events that found no open perf buffer on this CPU, or a full one.
     EventNotSent = 2,
+    /// Packet ceilings made for sources without one; over the map's size, an eviction for each.
+    CeilingMade = 3,
 }
 
 impl Stat {
-    pub const ALL: [Self; 3] = [Self::BucketMade, Self::Unattributed, Self::EventNotSent];
+    pub const ALL: [Self; 4] = [
+        Self::BucketMade,
+        Self::Unattributed,
+        Self::EventNotSent,
+        Self::CeilingMade,
+    ];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -146,6 +163,7 @@ impl Stat {
             Self::BucketMade => "bucket_made",
             Self::Unattributed => "unattributed",
             Self::EventNotSent => "event_not_sent",
+            Self::CeilingMade => "ceiling_made",
         }
     }
 }
@@ -160,7 +178,7 @@ mod tests {
             assert_eq!(reason as usize, place, "{}", reason.as_str());
             assert_eq!(Reason::from_number(reason as u8), Some(reason));
         }
-        assert_eq!(Reason::from_number(17), None);
+        assert_eq!(Reason::from_number(19), None);
         for (place, stat) in Stat::ALL.into_iter().enumerate() {
             assert_eq!(stat as usize, place, "{}", stat.as_str());
         }

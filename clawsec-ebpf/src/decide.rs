@@ -2,7 +2,7 @@
 //!
 //! Invariant: `decide` is the only exit, and it counts; no path gives a verdict without a reason.
 
-use clawsec_common::abi::{PortWord, PrefixRule, REASONS};
+use clawsec_common::abi::{PortWord, PrefixRule, REASONS, RateClass};
 use clawsec_common::reason::{Reason, Verdict};
 
 use crate::gcra::{self, Admission};
@@ -40,7 +40,11 @@ pub fn decide<K: Kernel>(packet: impl Cursor, kernel: &K) -> Verdict {
 /// The rules, in order; the first that applies decides.
 #[inline(always)]
 fn judge<K: Kernel>(packet: impl Cursor, facts: &mut Facts, slot: &Slot, kernel: &K) -> Reason {
-    if let Err(reason) = parse::parse(packet, facts) {
+    let parsed = parse::parse(packet, facts);
+    if slot.drop_fragments && facts.fragment {
+        return Reason::Fragment;
+    }
+    if let Err(reason) = parsed {
         return reason;
     }
 
@@ -50,8 +54,8 @@ fn judge<K: Kernel>(packet: impl Cursor, facts: &mut Facts, slot: &Slot, kernel:
     }
 
     let source = facts.source_key();
-    if let Some(expires_ns) = kernel.ban_expires_ns(&source)
-        && kernel.now_ns() < expires_ns
+    if lasts(kernel.ban_expires_ns(&source), kernel)
+        || lasts(kernel.ban_prefix_expires_ns(facts), kernel)
     {
         return Reason::Banned;
     }
@@ -60,14 +64,26 @@ fn judge<K: Kernel>(packet: impl Cursor, facts: &mut Facts, slot: &Slot, kernel:
         return Reason::GuardedPort;
     }
 
-    let rule = match kernel.rule(slot, facts) {
-        None => return Reason::NotAllowed,
-        Some(rule) if rule.action != PrefixRule::ALLOW => return Reason::Denied,
-        Some(rule) => rule,
+    let class = if lasts(kernel.admission_expires_ns(facts), kernel) {
+        DEFAULT_CLASS
+    } else {
+        match kernel.rule(slot, facts) {
+            None => return Reason::NotAllowed,
+            Some(rule) if rule.action != PrefixRule::ALLOW => return Reason::Denied,
+            Some(rule) => rule.class,
+        }
     };
 
+    if slot.ceiling.kind == RateClass::LIMITED {
+        match gcra::admit_packet(kernel, &source, &slot.ceiling) {
+            Admission::Admitted => {}
+            Admission::Refused => return Reason::PacketCeiling,
+            Admission::Contended => return Reason::Contended,
+        }
+    }
+
     if facts.opens_connection() {
-        let Some(class) = kernel.class(slot, rule.class) else {
+        let Some(class) = kernel.class(slot, class) else {
             return Reason::BadPolicy;
         };
         match gcra::admit(kernel, &source, &class) {
@@ -78,6 +94,15 @@ fn judge<K: Kernel>(packet: impl Cursor, facts: &mut Facts, slot: &Slot, kernel:
     }
 
     Reason::Allowed
+}
+
+/// The rate class of those whom an admission lets in.
+const DEFAULT_CLASS: u16 = 0;
+
+/// Whether a timed entry is there and has not run out.
+#[inline(always)]
+fn lasts<K: Kernel>(expires_ns: u64, kernel: &K) -> bool {
+    expires_ns != 0 && kernel.now_ns() < expires_ns
 }
 
 /// What the policy has to do with a port.

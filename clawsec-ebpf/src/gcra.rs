@@ -39,6 +39,23 @@ pub fn admit<K: Kernel>(kernel: &K, source: &SourceKey, class: &RateClass) -> Ad
     }
 }
 
+/// Judges one packet of any kind against the source's packet ceiling.
+#[inline(always)]
+pub fn admit_packet<K: Kernel>(kernel: &K, source: &SourceKey, ceiling: &RateClass) -> Admission {
+    let now_ns = kernel.now_ns();
+    if let Some(bucket) = kernel.ceiling(source) {
+        return spend(&bucket, now_ns, ceiling);
+    }
+    if kernel.make_ceiling(source, now_ns.saturating_add(ceiling.interval_ns)) {
+        kernel.stat(Stat::CeilingMade);
+        return Admission::Admitted;
+    }
+    match kernel.ceiling(source) {
+        Some(bucket) => spend(&bucket, now_ns, ceiling),
+        None => Admission::Contended,
+    }
+}
+
 #[inline(always)]
 fn spend<C: Cell>(bucket: &C, now_ns: u64, class: &RateClass) -> Admission {
     let mut seen = bucket.load();

@@ -1,7 +1,7 @@
 //! What the decision asks of the kernel: clock, policy, buckets, counters.
 //!
 //! The BPF binary answers from maps, tests from plain values. The policy's structure is hidden
-//! here, so that another one can take the trie's place without a change in `decide`.
+//! here, so that another one can take its place without a change in `decide`.
 
 use clawsec_common::abi::{
     Budget, PacketRecord, PortWord, PrefixRule, RateClass, SourceKey, ThrottleKey,
@@ -27,6 +27,9 @@ pub struct Slot {
     pub index: u32,
     pub generation: u64,
     pub observe: bool,
+    pub drop_fragments: bool,
+    /// The limit on packets of any kind.
+    pub ceiling: RateClass,
 }
 
 /// An entry of the throttle map.
@@ -48,12 +51,20 @@ pub trait Kernel {
     fn rule(&self, slot: &Slot, facts: &Facts) -> Option<PrefixRule>;
     fn class(&self, slot: &Slot, class: u16) -> Option<RateClass>;
 
-    /// When the source's ban ends, if there is one.
-    fn ban_expires_ns(&self, source: &SourceKey) -> Option<u64>;
+    /// When the source's ban ends; 0 for none. Not an `Option`, half of which would be a register
+    /// that was never written when there is none: the verifier (6.18) refuses its comparison.
+    fn ban_expires_ns(&self, source: &SourceKey) -> u64;
+    /// When the last ends of the bans of prefixes that hold the source; 0 for none.
+    fn ban_prefix_expires_ns(&self, facts: &Facts) -> u64;
+    /// When the last ends of the timed admissions that hold the source; 0 for none.
+    fn admission_expires_ns(&self, facts: &Facts) -> u64;
 
     fn bucket(&self, source: &SourceKey) -> Option<Self::Cell>;
     /// Makes the source's bucket; false if another CPU just did, or there is no room.
     fn make_bucket(&self, source: &SourceKey, arrival_ns: u64) -> bool;
+    /// The source's bucket for packets of any kind.
+    fn ceiling(&self, source: &SourceKey) -> Option<Self::Cell>;
+    fn make_ceiling(&self, source: &SourceKey, arrival_ns: u64) -> bool;
 
     /// Counts this packet and its bytes under the counter of this index.
     fn count(&self, counter: u32);

@@ -5,7 +5,7 @@
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 // Atomics for the BPF target: see `bpf::atomic`.
-#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics, asm_experimental_arch))]
 #![cfg_attr(
     target_arch = "bpf",
     expect(

@@ -9,6 +9,14 @@ pub trait Cursor {
 
     /// Moves on by `bytes`, at most 2048. The bytes may be past the end: the next `take` says so.
     fn skip(&mut self, bytes: usize);
+
+    /// The same number, of which the compiler may assume nothing. In the kernel it keeps a
+    /// choice that is written as arithmetic from becoming a branch.
+    #[must_use]
+    #[inline(always)]
+    fn opaque(number: u32) -> u32 {
+        number
+    }
 }
 
 /// A packet held as a slice: tests, replay and everything else on the host.

@@ -25,6 +25,10 @@ pub struct Facts {
     pub protocol: Protocol,
     /// The TCP flags byte; 0 for UDP.
     pub tcp_flags: u8,
+    /// A QUIC Initial packet: a UDP datagram that asks for a new connection.
+    pub quic_initial: bool,
+    /// A fragment, the first or a later one; an IPv6 fragment header around a whole is none.
+    pub fragment: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +47,8 @@ impl Facts {
         family: 0,
         protocol: Protocol::Unknown,
         tcp_flags: 0,
+        quic_initial: false,
+        fragment: false,
     };
 
     #[must_use]
@@ -63,13 +69,13 @@ impl Facts {
         }
     }
 
-    /// SYN without ACK: the one segment that a connection begins with.
+    /// SYN without ACK, the one segment that a connection begins with; or a QUIC Initial.
     #[must_use]
     #[inline(always)]
     pub fn opens_connection(&self) -> bool {
         const SYN: u8 = 0x02;
         const ACK: u8 = 0x10;
-        self.tcp_flags & (SYN | ACK) == SYN
+        self.tcp_flags & (SYN | ACK) == SYN || self.quic_initial
     }
 }
 
@@ -147,7 +153,11 @@ fn ipv4(mut packet: impl Cursor, facts: &mut Facts) -> Result<(), Reason> {
 }
 
 #[inline(always)]
-fn ipv6(mut packet: impl Cursor, facts: &mut Facts) -> Result<(), Reason> {
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the field of a fragment header has 16 bits"
+)]
+fn ipv6<C: Cursor>(mut packet: C, facts: &mut Facts) -> Result<(), Reason> {
     let [version, _, _, _, high, low, first, _] = packet.take::<8>().ok_or(Reason::Malformed)?;
     let source = packet.take::<16>().ok_or(Reason::Malformed)?;
     packet.skip(16);
@@ -166,17 +176,21 @@ fn ipv6(mut packet: impl Cursor, facts: &mut Facts) -> Result<(), Reason> {
         }
         let [following, length, frag_high, frag_low] =
             packet.take::<4>().ok_or(fragment.cut_short())?;
-        let header_bytes = match next {
-            FRAGMENT => {
-                let field = u16::from_be_bytes([frag_high, frag_low]);
-                fragment = Fragment {
-                    offset: field >> 3,
-                    more: field & 1 != 0,
-                };
-                8
-            }
-            AUTHENTICATION => (u32::from(length) + 2) * 4,
-            _ => (u32::from(length) + 1) * 8,
+        // Arithmetic instead of a `match`: with three ways through each of six headers the
+        // verifier (6.18) walked 3^6 of them, since offsets into a packet that were added up
+        // differently never look the same to it.
+        let is_fragment = equal_mask::<C>(next, FRAGMENT);
+        let is_authentication = equal_mask::<C>(next, AUTHENTICATION);
+        let length = u32::from(length);
+        let header_bytes = (8 & is_fragment)
+            | (((length + 2) * 4) & is_authentication)
+            | (((length + 1) * 8) & !(is_fragment | is_authentication));
+        let field = u32::from(u16::from_be_bytes([frag_high, frag_low]));
+        let held = u32::from(fragment.offset) << 3 | u32::from(fragment.more);
+        let field = (field & is_fragment) | (held & !is_fragment);
+        fragment = Fragment {
+            offset: (field >> 3) as u16,
+            more: field & 1 != 0,
         };
         if header_bytes > left {
             return Err(fragment.cut_short());
@@ -194,6 +208,14 @@ fn ipv6(mut packet: impl Cursor, facts: &mut Facts) -> Result<(), Reason> {
 const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 
+/// All ones where the two are equal, else 0, without a branch.
+#[inline(always)]
+fn equal_mask<C: Cursor>(a: u8, b: u8) -> u32 {
+    let difference = C::opaque(u32::from(a ^ b));
+    // Only 0 less 1 has its highest bit set; copied down by an arithmetic shift.
+    (difference.wrapping_sub(1).cast_signed() >> 31).cast_unsigned()
+}
+
 /// Headers that Linux steps over on its way to TCP: hop-by-hop, routing, fragment,
 /// authentication, destination options, mobility.
 #[inline(always)]
@@ -210,6 +232,7 @@ fn transport(
     left: u32,
     fragment: Fragment,
 ) -> Result<(), Reason> {
+    facts.fragment = fragment.offset != 0 || fragment.more;
     if fragment.offset != 0 {
         return Err(match (protocol, fragment.offset) {
             (6, 1) => Reason::FragmentOverlap,
@@ -237,10 +260,27 @@ fn transport(
             facts.protocol = Protocol::Udp;
             facts.source_port_be = [p0, p1];
             facts.dest_port_be = [p2, p3];
+            facts.quic_initial = match packet.take::<9>() {
+                Some([_, _, _, _, form, version @ ..]) if left >= 13 => is_initial(form, version),
+                _ => false,
+            };
             Ok(())
         }
         _ => Err(Reason::OtherProtocol),
     }
+}
+
+/// A long header of type Initial, by the numbers of QUIC 1 and its drafts (RFC 9000) and of
+/// QUIC 2 (RFC 9369). A server answers any other version by naming its own, and holds nothing.
+#[inline(always)]
+fn is_initial(form: u8, version_be: [u8; 4]) -> bool {
+    let initial = match u32::from_be_bytes(version_be) {
+        1 | 0xff00_0000..=0xff00_00ff => 0x80,
+        0x6b33_43cf => 0x90,
+        _ => return false,
+    };
+    // The bit between form and type may be anything (RFC 9287).
+    form & 0xb0 == initial
 }
 
 /// Where in its datagram this packet lies.

@@ -170,7 +170,7 @@ pub(crate) fn policy(generation: u64, count: u32) -> PacketPolicy {
         tcp_ports: vec![PORT],
         udp_ports: Vec::new(),
         guarded_tcp_ports: Vec::new(),
-        observe: false,
+        ..PacketPolicy::default()
     }
 }
 

@@ -4,10 +4,11 @@ use std::fmt::Write as _;
 use std::mem::offset_of;
 
 use clawsec_common::abi::{
-    Ban, Bucket, Counter, PINNED, PacketRecord, PortWord, PrefixRule, RateClass, SCHEMA,
-    SlotHeader, SourceKey, Throttle, ThrottleKey,
+    Bucket, Counter, Expiry, PINNED, PacketRecord, PortWord, RateClass, SCHEMA, SlotHeader,
+    SourceKey, Throttle, ThrottleKey, TimedCounts, TimedPrefix,
 };
 use clawsec_common::reason::{Reason, Stat, Verdict};
+use clawsec_common::tree::TreeNode;
 
 /// Lines of one type: its size, then each field's offset.
 macro_rules! layout {
@@ -27,11 +28,13 @@ fn the_layout_is_the_golden_one() {
     let mut text = format!("schema {SCHEMA}\n");
     layout!(text,
         SourceKey { address_be }
-        SlotHeader { generation flags filled }
+        SlotHeader { generation flags filled packet_interval_ns packet_tolerance_ns }
         PortWord { tcp udp guarded_tcp }
         RateClass { interval_ns tolerance_ns kind reserved }
-        PrefixRule { action class }
-        Ban { expires_ns }
+        TreeNode { words }
+        Expiry { expires_ns until_ms }
+        TimedPrefix { family_be address_be }
+        TimedCounts { bans ban_prefixes admissions reserved }
         Bucket { arrival_ns }
         Counter { packets bytes }
         ThrottleKey { source reason observed reserved }

@@ -57,6 +57,7 @@ fn limited_to(burst: u64) -> Program {
                 generation: 1,
                 flags: 0,
                 filled: 1,
+                ..SlotHeader::default()
             },
         )
         .unwrap();

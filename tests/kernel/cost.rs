@@ -19,6 +19,7 @@ fn a_verdict_costs_nanoseconds() {
                 generation: 1,
                 flags: 0,
                 filled: 1,
+                ..SlotHeader::default()
             },
         )
         .unwrap();

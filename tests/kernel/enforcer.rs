@@ -4,16 +4,18 @@
 //! and everything is gone when it ends, however it ends.
 
 use std::io::Read as _;
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use clawsec_common::abi::SCHEMA;
 use clawsec_user::config::XdpMode;
 use clawsec_user::enforcer::{
     AttachedMode, Effect, Enforcer, EnforcerError, EnforcerPlan, PacketEvents, detach,
 };
 use clawsec_user::policy::{PacketPolicy, PacketRule, RateClass};
+use ipnet::IpNet;
 
 const HERE: &str = "10.231.7.1";
 const THERE: &str = "10.231.7.2";
@@ -104,9 +106,8 @@ fn policy(generation: u64, prefix: &str) -> PacketPolicy {
             window_ms: 60_000,
         }],
         tcp_ports: vec![PORT],
-        udp_ports: Vec::new(),
         guarded_tcp_ports: vec![18_789],
-        observe: false,
+        ..PacketPolicy::default()
     }
 }
 
@@ -117,6 +118,113 @@ fn dropped(enforcer: &Enforcer, reason: &str) -> u64 {
         .filter(|c| c.reason == reason && c.effect == Effect::Dropped);
     of_reason.next().expect("every reason is counted").packets
 }
+
+/// Prefixes banned and admitted for a time; leaves two bans of others.
+fn timed(peer: &Peer, enforcer: &mut Enforcer) {
+    let hour = Duration::from_hours(1);
+    let net = |text: &str| text.parse::<IpNet>().unwrap();
+    enforcer.ban(net("10.231.0.0/16"), hour).unwrap();
+    enforcer.ban(net("10.231.7.0/24"), Duration::ZERO).unwrap();
+    assert!(peer.is_dropped(PORT), "a shorter, longer-lasting ban holds");
+    assert!(enforcer.unban(net("10.231.0.0/16")).unwrap());
+    assert!(
+        !enforcer.unban(net("10.231.0.0/16")).unwrap(),
+        "there is none"
+    );
+    assert!(peer.connects(PORT));
+    assert!(enforcer.bans().unwrap().is_empty());
+
+    enforcer.switch(&policy(2, "192.0.2.0/24")).unwrap();
+    assert!(peer.is_dropped(PORT), "not allowed");
+    enforcer.admit(net("10.231.7.2/32"), hour).unwrap();
+    assert!(peer.connects(PORT), "admitted");
+    assert!(peer.is_dropped(18_789), "guarded all the same");
+    enforcer.ban(net("10.231.7.2/32"), hour).unwrap();
+    assert!(peer.is_dropped(PORT), "a ban goes before an admission");
+    enforcer.unban(net("10.231.7.2/32")).unwrap();
+    let [admission] = enforcer.admissions().unwrap()[..] else {
+        panic!("one admission")
+    };
+    assert_eq!(admission.prefix, net("10.231.7.2/32"));
+    assert!(admission.remaining <= hour && admission.remaining > hour / 2);
+    assert!(enforcer.unadmit(net("10.231.7.2/32")).unwrap());
+    assert!(peer.is_dropped(PORT), "admitted no more");
+    enforcer
+        .admit_until(&[(net("10.231.7.0/24"), admission.until)])
+        .unwrap();
+    assert!(peer.connects(PORT), "admitted again, from a list");
+    assert!(enforcer.unadmit(net("10.231.7.0/24")).unwrap());
+    assert!(enforcer.admissions().unwrap().is_empty());
+
+    enforcer.ban(net("203.0.113.0/24"), hour).unwrap();
+    enforcer.ban(net("2001:db8:1:2:3:4:5:6/128"), hour).unwrap();
+    println!("{} KiB of maps", enforcer.memory().unwrap() / 1024);
+}
+
+/// A million bans and 100,000 prefixes of each family, and one more of each.
+#[test]
+fn what_is_promised_loads_in_time_and_one_more_is_refused_with_numbers() {
+    isolated(|| {
+        let _peer = Peer::new().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let plan = EnforcerPlan {
+            interfaces: vec!["enf0".to_owned()],
+            mode: XdpMode::Auto,
+            pin_dir: folder.path().join("bpf/clawsec"),
+            bpf_log: false,
+        };
+        let mut enforcer = Enforcer::start(&plan, &policy(1, "192.0.2.0/24")).unwrap();
+        let begun = std::time::Instant::now();
+        let mut many = policy(2, "192.0.2.0/24");
+        many.prefixes = (0..100_000_u32)
+            .flat_map(|n| {
+                let v4 = Ipv4Addr::from_bits(n.wrapping_mul(0x9e37_79b1));
+                let v6 = Ipv6Addr::from_bits(u128::from(n + 1).wrapping_mul(0x9e37_79b9 << 72 | 7));
+                [IpNet::from(IpAddr::from(v4)), IpNet::from(IpAddr::from(v6))]
+            })
+            .map(|net| (net, PacketRule::Allow { class: 0 }))
+            .collect();
+        enforcer.switch(&many).unwrap();
+        println!("200,000 prefixes in {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(2) * SLOW);
+        assert_eq!(enforcer.generation().unwrap(), 2);
+        many.generation = 3;
+        many.prefixes
+            .push(("192.0.2.0/24".parse().unwrap(), PacketRule::Deny));
+        let error = enforcer.switch(&many).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "the policy has 100001 IPv4 prefixes, and the kernel half holds 100000"
+        );
+        assert_eq!(enforcer.generation().unwrap(), 2, "refused whole");
+
+        let until = std::time::SystemTime::now() + Duration::from_hours(1);
+        let bans: Vec<_> = (1..=1_000_000_u32)
+            .map(|n| (IpNet::from(IpAddr::from(Ipv4Addr::from_bits(n))), until))
+            .collect();
+        let begun = std::time::Instant::now();
+        enforcer.ban_until(&bans).unwrap();
+        println!("1,000,000 bans in {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(2) * SLOW);
+        println!("{} MiB of maps", enforcer.memory().unwrap() >> 20);
+        let one = "203.0.113.1/32".parse().unwrap();
+        let error = enforcer
+            .ban(one, Duration::from_hours(1))
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            error,
+            "all 1000000 timed bans are taken; 1 of 1 new ones found no room"
+        );
+        assert!(enforcer.unban(bans[0].0).unwrap());
+        enforcer.ban(one, Duration::from_hours(1)).unwrap();
+        assert_eq!(enforcer.bans().unwrap().len(), 1_000_000);
+        detach(&plan.pin_dir).unwrap();
+    });
+}
+
+/// A debug build, of which two others may be compiling beside it, is given more time.
+const SLOW: u32 = if cfg!(debug_assertions) { 4 } else { 1 };
 
 /// Runs in a thread of its own, in namespaces of its own.
 fn isolated(test: fn()) {
@@ -180,7 +288,7 @@ fn attaches_enforces_outlives_adopts_and_detaches() {
         assert_eq!(first.generation().unwrap(), 2);
         assert!(peer.connects(PORT), "allowed by the new policy");
 
-        let source = THERE.parse().unwrap();
+        let source: IpNet = format!("{THERE}/32").parse().unwrap();
         first.ban(source, Duration::from_mins(1)).unwrap();
         assert!(peer.is_dropped(PORT), "banned");
         assert_eq!(first.bans().unwrap().len(), 1);
@@ -190,6 +298,7 @@ fn attaches_enforces_outlives_adopts_and_detaches() {
         first.ban(source, Duration::ZERO).unwrap();
         assert!(peer.connects(PORT), "run out");
         assert!(first.bans().unwrap().is_empty());
+        timed(&peer, &mut first);
 
         let second = Enforcer::start(&plan, &closed).unwrap_err();
         assert!(matches!(second, EnforcerError::Locked { .. }), "{second}");
@@ -199,6 +308,17 @@ fn attaches_enforces_outlives_adopts_and_detaches() {
         assert!(peer.is_dropped(PORT), "enforced without a daemon");
 
         let mut third = Enforcer::start(&plan, &policy(4, "192.0.2.0/24")).unwrap();
+        let kept: Vec<String> = third
+            .bans()
+            .unwrap()
+            .iter()
+            .map(|b| b.prefix.to_string())
+            .collect();
+        assert_eq!(
+            kept,
+            ["203.0.113.0/24", "2001:db8:1:2::/64"],
+            "over the restart"
+        );
         assert!(third.attachments()[0].adopted);
         assert!(
             dropped(&third, "not_allowed") > before,
@@ -246,7 +366,11 @@ fn takes_over_another_schema_and_changes_the_mode() {
         drop(Enforcer::start(&plan, &policy(1, "192.0.2.0/24")).unwrap());
 
         // As an older daemon would have left it: its link and maps in a folder of its schema.
-        std::fs::rename(plan.pin_dir.join("v1"), plan.pin_dir.join("v0")).unwrap();
+        std::fs::rename(
+            plan.pin_dir.join(format!("v{SCHEMA}")),
+            plan.pin_dir.join("v0"),
+        )
+        .unwrap();
         assert!(peer.is_dropped(PORT), "the old schema enforces");
         let second = Enforcer::start(&plan, &policy(2, "192.0.2.0/24")).unwrap();
         assert!(second.attachments()[0].adopted);

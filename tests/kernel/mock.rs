@@ -2,6 +2,7 @@
 
 use std::cell::{Cell as StdCell, RefCell};
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 
 use clawsec_common::abi::{
@@ -10,6 +11,7 @@ use clawsec_common::abi::{
 use clawsec_common::reason::Stat;
 use clawsec_ebpf::kernel::{Cell, Kernel, Slot, ThrottleCells};
 use clawsec_ebpf::parse::Facts;
+use ipnet::IpNet;
 
 /// Everything the decision looks up.
 #[derive(Default)]
@@ -21,8 +23,14 @@ pub(crate) struct Mock {
     pub(crate) prefixes6: Vec<(u32, [u8; 16], PrefixRule)>,
     pub(crate) classes: Vec<RateClass>,
     pub(crate) bans: HashMap<SourceKey, u64>,
+    /// Each the only one that holds its sources.
+    pub(crate) ban_prefixes: Vec<(IpNet, u64)>,
+    pub(crate) admissions: Vec<(IpNet, u64)>,
+    pub(crate) drop_fragments: StdCell<bool>,
+    pub(crate) ceiling: StdCell<RateClass>,
     pub(crate) counters: RefCell<HashMap<u32, u64>>,
     pub(crate) records: RefCell<Vec<PacketRecord>>,
+    ceilings: RefCell<HashMap<SourceKey, HostCell>>,
     buckets: RefCell<HashMap<SourceKey, HostCell>>,
     throttles: RefCell<HashMap<ThrottleKey, (HostCell, HostCell, u64)>>,
     budget: RefCell<Budget>,
@@ -69,6 +77,8 @@ impl Kernel for Mock {
             index: 0,
             generation: 1,
             observe: self.observe.get(),
+            drop_fragments: self.drop_fragments.get(),
+            ceiling: self.ceiling.get(),
         }
     }
 
@@ -111,8 +121,25 @@ impl Kernel for Mock {
             .filter(|class| class.kind != 0)
     }
 
-    fn ban_expires_ns(&self, source: &SourceKey) -> Option<u64> {
-        self.bans.get(source).copied()
+    fn ban_expires_ns(&self, source: &SourceKey) -> u64 {
+        self.bans.get(source).copied().unwrap_or(0)
+    }
+
+    fn ban_prefix_expires_ns(&self, facts: &Facts) -> u64 {
+        longest(&self.ban_prefixes, facts)
+    }
+
+    fn admission_expires_ns(&self, facts: &Facts) -> u64 {
+        longest(&self.admissions, facts)
+    }
+
+    fn ceiling(&self, source: &SourceKey) -> Option<HostCell> {
+        self.ceilings.borrow().get(source).cloned()
+    }
+
+    fn make_ceiling(&self, source: &SourceKey, arrival_ns: u64) -> bool {
+        let bucket = HostCell::holding(arrival_ns);
+        self.ceilings.borrow_mut().insert(*source, bucket).is_none()
     }
 
     fn bucket(&self, source: &SourceKey) -> Option<HostCell> {
@@ -158,4 +185,16 @@ impl Kernel for Mock {
     fn ifindex(&self) -> u32 {
         1
     }
+}
+
+fn longest(prefixes: &[(IpNet, u64)], facts: &Facts) -> u64 {
+    let source = Ipv6Addr::from(facts.source_be);
+    let source = match (facts.family, source.to_ipv4_mapped()) {
+        (4, Some(v4)) => IpAddr::V4(v4),
+        _ => IpAddr::V6(source),
+    };
+    let mut holding = prefixes
+        .iter()
+        .filter(|(prefix, _)| prefix.contains(&source));
+    holding.next().map_or(0, |(_, expires_ns)| *expires_ns)
 }

@@ -11,6 +11,7 @@ mod frame;
 mod golden;
 mod load;
 mod mock;
+mod prefixes;
 mod program;
 mod property;
 pub(crate) mod random;

@@ -7,16 +7,19 @@ use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie};
 use aya::programs::{ProgramInfo, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions, VerifierLogLevel};
 use clawsec_common::abi::{
-    self, Ban, Counter, MAX_CLASSES, PORT_WORDS, PortWord, PrefixRule, RateClass, SlotHeader,
-    SourceKey, name,
+    self, Counter, Expiry, MAX_CLASSES, MAX_NODES, PORT_WORDS, PortWord, PrefixRule, RateClass,
+    SlotHeader, SourceKey, TimedCounts, TimedPrefix, name,
 };
 use clawsec_common::judged::{self, XDP_DROP, XDP_PASS};
 use clawsec_common::reason::{Reason, Stat, Verdict};
+use clawsec_common::tree::{self, Prefixes, TreeNode};
 
 /// A loaded `clawsec_xdp_clocked` with maps of its own.
 pub(crate) struct Program {
     pub(crate) ebpf: Ebpf,
     name: &'static str,
+    /// Of both slots; a tree is built whole.
+    prefixes: [Prefixes; 2],
 }
 
 /// What one run gave.
@@ -47,6 +50,14 @@ pub(crate) fn object() -> Result<Vec<u8>> {
     })
 }
 
+/// `CLAWSEC_VERIFIER_LOG=1` has a refusal say all.
+fn log_level() -> VerifierLogLevel {
+    match std::env::var_os("CLAWSEC_VERIFIER_LOG") {
+        Some(_) => VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS,
+        None => VerifierLogLevel::STATS,
+    }
+}
+
 impl Program {
     /// Loads with the injected clock.
     pub(crate) fn clocked() -> Result<Self> {
@@ -54,9 +65,19 @@ impl Program {
     }
 
     pub(crate) fn load(name: &'static str, bpf_log: bool) -> Result<Self> {
+        Self::with_admissions(name, bpf_log, abi::MAX_TIMED_PREFIXES)
+    }
+
+    /// Loads with room for so many timed admissions.
+    pub(crate) fn with_admissions(
+        name: &'static str,
+        bpf_log: bool,
+        admissions: u32,
+    ) -> Result<Self> {
         let mut ebpf = EbpfLoader::new()
-            .verifier_log_level(VerifierLogLevel::STATS)
+            .verifier_log_level(log_level())
             .override_global(name::BPF_LOG, &u8::from(bpf_log), true)
+            .map_max_entries(name::ADMISSIONS, admissions)
             .load(&object()?)
             .context("load the object (root is needed)")?;
         let program: &mut Xdp = ebpf
@@ -66,7 +87,11 @@ impl Program {
         program
             .load()
             .with_context(|| format!("the verifier refused {name}"))?;
-        Ok(Self { ebpf, name })
+        Ok(Self {
+            ebpf,
+            name,
+            prefixes: <[Prefixes; 2]>::default(),
+        })
     }
 
     fn program(&self) -> Result<&Xdp> {
@@ -145,8 +170,13 @@ impl Program {
     }
 
     pub(crate) fn set_ban(&mut self, source: SourceKey, expires_ns: u64) -> Result<()> {
-        let mut map = self.hash::<SourceKey, Ban>(name::BANS)?;
-        Ok(map.insert(source, Ban { expires_ns }, 0)?)
+        let mut map = self.hash::<SourceKey, Expiry>(name::BANS)?;
+        let expiry = Expiry {
+            expires_ns,
+            until_ms: 0,
+        };
+        map.insert(source, expiry, 0)?;
+        self.count_timed()
     }
 
     pub(crate) fn set_prefix4(
@@ -156,14 +186,8 @@ impl Program {
         network: [u8; 4],
         rule: PrefixRule,
     ) -> Result<()> {
-        let name = if slot == 0 {
-            name::PREFIXES4_A
-        } else {
-            name::PREFIXES4_B
-        };
-        let map = self.ebpf.map_mut(name).context("no trie")?;
-        let mut trie: LpmTrie<_, [u8; 4], PrefixRule> = map.try_into()?;
-        Ok(trie.insert(&lpm_trie::Key::new(length, network), rule, 0)?)
+        self.prefixes(slot)?.v4.insert((length, network), rule);
+        self.grow(slot)
     }
 
     pub(crate) fn set_prefix6(
@@ -173,14 +197,69 @@ impl Program {
         network: [u8; 16],
         rule: PrefixRule,
     ) -> Result<()> {
-        let name = if slot == 0 {
-            name::PREFIXES6_A
-        } else {
-            name::PREFIXES6_B
+        self.prefixes(slot)?.v6.insert((length, network), rule);
+        self.grow(slot)
+    }
+
+    fn prefixes(&mut self, slot: u32) -> Result<&mut Prefixes> {
+        let slot = usize::try_from(slot)?;
+        self.prefixes.get_mut(slot).context("no such slot")
+    }
+
+    /// Makes a slot hold exactly these.
+    pub(crate) fn set_prefixes(&mut self, slot: u32, prefixes: Prefixes) -> Result<()> {
+        *self.prefixes(slot)? = prefixes;
+        self.grow(slot)
+    }
+
+    /// Builds a slot's tree anew.
+    fn grow(&mut self, slot: u32) -> Result<()> {
+        let nodes = tree::build(self.prefixes(slot)?, MAX_NODES as usize)
+            .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        let mut map = self.array::<TreeNode>(name::NODES)?;
+        for (index, node) in (slot * MAX_NODES..).zip(nodes) {
+            map.set(index, node, 0)?;
+        }
+        Ok(())
+    }
+
+    /// A timed ban or admission of a prefix.
+    pub(crate) fn set_timed(
+        &mut self,
+        map: &str,
+        bits: u32,
+        prefix: TimedPrefix,
+        expires_ns: u64,
+    ) -> Result<()> {
+        let data = self.ebpf.map_mut(map).context("no trie")?;
+        let mut trie: LpmTrie<_, TimedPrefix, Expiry> = data.try_into()?;
+        let key = lpm_trie::Key::new(TimedPrefix::FAMILY_BITS + bits, prefix);
+        let expiry = Expiry {
+            expires_ns,
+            until_ms: 0,
         };
-        let map = self.ebpf.map_mut(name).context("no trie")?;
-        let mut trie: LpmTrie<_, [u8; 16], PrefixRule> = map.try_into()?;
-        Ok(trie.insert(&lpm_trie::Key::new(length, network), rule, 0)?)
+        trie.insert(&key, expiry, 0)?;
+        self.count_timed()
+    }
+
+    /// Says that there are admissions, and no bans.
+    pub(crate) fn only_admissions(&mut self) -> Result<()> {
+        let counts = TimedCounts {
+            admissions: 1,
+            ..TimedCounts::default()
+        };
+        Ok(self.array::<TimedCounts>(name::TIMED)?.set(0, counts, 0)?)
+    }
+
+    /// Says that no map of timed entries is empty.
+    fn count_timed(&mut self) -> Result<()> {
+        let counts = TimedCounts {
+            bans: 1,
+            ban_prefixes: 1,
+            admissions: 1,
+            reserved: 0,
+        };
+        Ok(self.array::<TimedCounts>(name::TIMED)?.set(0, counts, 0)?)
     }
 
     /// Packets counted under a reason, over all CPUs.

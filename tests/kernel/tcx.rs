@@ -39,7 +39,7 @@ fn policy(generation: u64) -> PacketPolicy {
         tcp_ports: vec![PORT],
         udp_ports: Vec::new(),
         guarded_tcp_ports: Vec::new(),
-        observe: false,
+        ..PacketPolicy::default()
     }
 }
 

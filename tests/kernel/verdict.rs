@@ -1,8 +1,10 @@
 //! Rows of frames, each judged by the program in the kernel and by its host build: verdict and
 //! reason must be what the row says, in both.
 
-use clawsec_common::abi::{PortWord, PrefixRule, RateClass, SlotHeader, SourceKey, name};
-use clawsec_common::reason::{Reason, Verdict};
+use clawsec_common::abi::{
+    PortWord, PrefixRule, RateClass, SlotHeader, SourceKey, TimedPrefix, name,
+};
+use clawsec_common::reason::{Reason, Stat, Verdict};
 use clawsec_ebpf::decide::decide;
 use clawsec_ebpf::packet;
 
@@ -97,9 +99,42 @@ impl Both {
             generation: 1,
             flags: u32::from(observe) * SlotHeader::OBSERVE,
             filled: 1,
+            ..SlotHeader::default()
         };
         self.program.set_header(0, header).unwrap();
         self.mock.observe.set(observe);
+    }
+
+    /// Every fragment dropped, and a ceiling of 3 packets at once and one each second.
+    fn strict(&mut self) {
+        let header = SlotHeader {
+            generation: 1,
+            flags: SlotHeader::DROP_FRAGMENTS,
+            filled: 1,
+            packet_interval_ns: CLASS.interval_ns,
+            packet_tolerance_ns: CLASS.tolerance_ns,
+        };
+        self.program.set_header(0, header).unwrap();
+        self.mock.drop_fragments.set(true);
+        self.mock.ceiling.set(CLASS);
+    }
+
+    fn ban_prefix(&mut self, bits: u32, prefix: TimedPrefix, net: &str, expires_ns: u64) {
+        self.program
+            .set_timed(name::BAN_PREFIXES, bits, prefix, expires_ns)
+            .unwrap();
+        self.mock
+            .ban_prefixes
+            .push((net.parse().unwrap(), expires_ns));
+    }
+
+    fn admit(&mut self, bits: u32, prefix: TimedPrefix, net: &str, expires_ns: u64) {
+        self.program
+            .set_timed(name::ADMISSIONS, bits, prefix, expires_ns)
+            .unwrap();
+        self.mock
+            .admissions
+            .push((net.parse().unwrap(), expires_ns));
     }
 
     /// Judges on both sides; each must count under `reason`, once.
@@ -769,10 +804,289 @@ fn a_flood_of_forged_sources_costs_one_budget_and_is_counted_whole() {
         .map(|entry| entry.unwrap().1.total)
         .sum::<u64>();
     assert_eq!(held, clawsec_common::abi::NEW_THROTTLES_PER_SECOND);
-    assert_eq!(
-        both.program
-            .stat(clawsec_common::reason::Stat::Unattributed)
-            .unwrap(),
-        2000
+    assert_eq!(both.program.stat(Stat::Unattributed).unwrap(), 2000);
+}
+
+#[test]
+fn drops_every_fragment_when_told_to() {
+    let mut both = Both::new();
+    both.strict();
+    let d = Shape::default;
+    let fragment = |offset, more, extensions: &[u8]| Shape {
+        fragment_offset: offset,
+        more_fragments: more,
+        extensions: extensions.to_vec(),
+        ..d()
+    };
+    let icmp = Frame::shaped(&fragment(0, true, &[]), "9.9.9.9", 1, &[8; 8]);
+    let rows = [
+        (
+            "first",
+            shaped(IN, &fragment(0, true, &[])),
+            Reason::Fragment,
+        ),
+        (
+            "later",
+            shaped(IN, &fragment(185, false, &[])),
+            Reason::Fragment,
+        ),
+        (
+            "overlap",
+            shaped(IN, &fragment(1, false, &[])),
+            Reason::Fragment,
+        ),
+        ("ICMP, first", icmp, Reason::Fragment),
+        (
+            "IPv6, first",
+            shaped(IN6, &fragment(0, true, &[60, 44])),
+            Reason::Fragment,
+        ),
+        (
+            "IPv6, later",
+            shaped(IN6, &fragment(9, true, &[44])),
+            Reason::Fragment,
+        ),
+        (
+            "IPv6, atomic: a whole",
+            shaped(IN6, &fragment(0, false, &[44])),
+            Reason::Allowed,
+        ),
+        ("a whole", Frame::tcp(IN, 8443, ACK), Reason::Allowed),
+        (
+            "a whole ICMP",
+            Frame::shaped(&d(), "9.9.9.9", 1, &[8; 8]),
+            Reason::OtherProtocol,
+        ),
+    ];
+    for (row, frame, reason) in &rows {
+        both.check(row, frame, *reason, false);
+    }
+}
+
+#[test]
+fn the_packet_ceiling_counts_packets_of_any_kind() {
+    let mut both = Both::new();
+    both.strict();
+    both.check("SYN", &Frame::tcp(IN, 8443, SYN), Reason::Allowed, false);
+    both.check("ACK", &Frame::tcp(IN, 8443, ACK), Reason::Allowed, false);
+    both.check("UDP", &Frame::udp(IN, 8443), Reason::Allowed, false);
+    let over = Frame::tcp(IN, 8443, ACK);
+    both.check("over", &over, Reason::PacketCeiling, false);
+    both.check(
+        "SYN over",
+        &Frame::tcp(IN, 8443, SYN),
+        Reason::PacketCeiling,
+        false,
     );
+    both.check(
+        "another port",
+        &Frame::tcp(IN, 22, ACK),
+        Reason::UnprotectedPort,
+        false,
+    );
+    both.check(
+        "outside",
+        &Frame::tcp("9.9.9.9", 8443, ACK),
+        Reason::NotAllowed,
+        false,
+    );
+    both.check(
+        "another source",
+        &Frame::tcp("10.1.1.2", 8443, ACK),
+        Reason::Allowed,
+        false,
+    );
+    both.set_clock(NOW_NS + CLASS.interval_ns);
+    both.check("an interval later", &over, Reason::Allowed, false);
+    both.check("and no more", &over, Reason::PacketCeiling, false);
+    assert_eq!(both.program.stat(Stat::CeilingMade).unwrap(), 2);
+}
+
+/// A UDP datagram with this content.
+fn udp(source: &str, content: &[u8]) -> Frame {
+    let mut header = vec![0x9c, 0x40];
+    header.extend(8443_u16.to_be_bytes());
+    header.extend(u16::try_from(8 + content.len()).unwrap().to_be_bytes());
+    header.extend([0, 0]);
+    header.extend(content);
+    Frame::shaped(&Shape::default(), source, 17, &header)
+}
+
+#[test]
+fn limits_quic_initials_as_new_connections() {
+    let initials: [&[u8]; 5] = [
+        &[0xc3, 0, 0, 0, 1],
+        &[0x80, 0, 0, 0, 1, 9],
+        &[0xd0, 0x6b, 0x33, 0x43, 0xcf],
+        &[0xc0, 0xff, 0, 0, 29, 8, 8],
+        &[0xcf, 0, 0, 0, 1],
+    ];
+    let others: [&[u8]; 7] = [
+        &[],
+        &[0xc3, 0, 0, 0],
+        &[0x43, 0, 0, 0, 1],
+        &[0xe0, 0, 0, 0, 1],
+        &[0xc0, 0x6b, 0x33, 0x43, 0xcf],
+        &[0xc0, 0, 0, 0, 0],
+        &[0xc0, 9, 9, 9, 9],
+    ];
+    for source in [IN, IN6] {
+        let mut both = Both::new();
+        for (n, content) in initials.iter().enumerate() {
+            let reason = if n < 3 {
+                Reason::Allowed
+            } else {
+                Reason::RateLimited
+            };
+            both.check(
+                &format!("initial {n}"),
+                &udp(source, content),
+                reason,
+                false,
+            );
+        }
+        for (n, content) in others.iter().enumerate() {
+            let row = format!("not an initial {n}");
+            both.check(&row, &udp(source, content), Reason::Allowed, false);
+        }
+        both.check(
+            "SYN, the same bucket",
+            &Frame::tcp(source, 8443, SYN),
+            Reason::RateLimited,
+            false,
+        );
+    }
+}
+
+#[test]
+fn bans_of_prefixes_and_admissions_end_when_they_say() {
+    let mut both = Both::new();
+    let v6 = |text: &str| TimedPrefix::v6(text.parse::<std::net::Ipv6Addr>().unwrap().octets());
+    let soon = NOW_NS + 10;
+    both.ban_prefix(16, TimedPrefix::v4([10, 7, 0, 0]), "10.7.0.0/16", soon);
+    both.ban_prefix(40, v6("2001:db8:f00::"), "2001:db8:f00::/40", soon);
+    both.ban_prefix(32, TimedPrefix::v4([192, 0, 2, 1]), "192.0.2.1/32", soon);
+    both.admit(24, TimedPrefix::v4([192, 0, 2, 0]), "192.0.2.0/24", soon);
+    both.admit(32, TimedPrefix::v4([10, 9, 1, 1]), "10.9.1.1/32", soon);
+    both.admit(32, TimedPrefix::v4([10, 6, 6, 6]), "10.6.6.6/32", soon);
+    both.admit(128, v6("2001:db9::7"), "2001:db9::7/128", soon);
+    let rows = [
+        (
+            "banned by its /16",
+            "10.7.1.1",
+            8443,
+            Reason::Banned,
+            Reason::Allowed,
+        ),
+        (
+            "beside the /16",
+            "10.8.0.0",
+            8443,
+            Reason::Allowed,
+            Reason::Allowed,
+        ),
+        (
+            "banned by its /40",
+            "2001:db8:f12::1",
+            8443,
+            Reason::Banned,
+            Reason::Allowed,
+        ),
+        (
+            "beside the /40",
+            "2001:db8:1000::1",
+            8443,
+            Reason::Allowed,
+            Reason::Allowed,
+        ),
+        (
+            "admitted",
+            "192.0.2.9",
+            8443,
+            Reason::Allowed,
+            Reason::NotAllowed,
+        ),
+        (
+            "admitted, another port",
+            "192.0.2.9",
+            22,
+            Reason::UnprotectedPort,
+            Reason::UnprotectedPort,
+        ),
+        (
+            "admitted, the upstream's port",
+            "192.0.2.9",
+            18_789,
+            Reason::GuardedPort,
+            Reason::GuardedPort,
+        ),
+        (
+            "admitted and banned",
+            "192.0.2.1",
+            8443,
+            Reason::Banned,
+            Reason::NotAllowed,
+        ),
+        (
+            "admitted and banned as a source",
+            "10.6.6.6",
+            8443,
+            Reason::Banned,
+            Reason::Allowed,
+        ),
+        (
+            "admitted, denied by the policy",
+            "10.9.1.1",
+            8443,
+            Reason::Allowed,
+            Reason::Denied,
+        ),
+        (
+            "admitted, IPv6",
+            "2001:db9::7",
+            8443,
+            Reason::Allowed,
+            Reason::NotAllowed,
+        ),
+        (
+            "beside it",
+            "2001:db9::8",
+            8443,
+            Reason::NotAllowed,
+            Reason::NotAllowed,
+        ),
+        (
+            "mapped on the wire",
+            "::ffff:192.0.2.9",
+            8443,
+            Reason::NotAllowed,
+            Reason::NotAllowed,
+        ),
+    ];
+    for (row, source, port, now, _) in rows {
+        both.check(row, &Frame::tcp(source, port, ACK), now, false);
+    }
+    both.set_clock(soon);
+    for (row, source, port, _, then) in rows {
+        both.check(
+            &format!("{row}, then"),
+            &Frame::tcp(source, port, ACK),
+            then,
+            false,
+        );
+    }
+    both.set_clock(NOW_NS);
+    for n in 0..4 {
+        let reason = if n < 3 {
+            Reason::Allowed
+        } else {
+            Reason::RateLimited
+        };
+        both.check(
+            "admitted, by the default class",
+            &Frame::tcp("192.0.2.9", 8443, SYN),
+            reason,
+            false,
+        );
+    }
 }

@@ -51,6 +51,12 @@ fn npm(folder: &Path, manifest: &str, node: Option<&Path>) -> anyhow::Result<()>
         "--no-fund",
         "--loglevel=error",
     ]);
+    command.args(["--fetch-retries=5", "--fetch-timeout=60000"]);
+    let system = "/etc/ssl/certs/ca-certificates.crt";
+    if std::env::var_os("NODE_EXTRA_CA_CERTS").is_none() && Path::new(system).exists() {
+        // Node trusts its own list only; a registry behind the host's own authority needs this.
+        command.env("NODE_EXTRA_CA_CERTS", system);
+    }
     if let Some(node) = node {
         // Node itself comes with an install script that fetches its binary; the gateway's
         // dependencies need none of theirs.

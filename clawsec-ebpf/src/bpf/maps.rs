@@ -1,11 +1,12 @@
 //! The maps, by the names and sizes of `clawsec_common::abi`.
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerfEventArray};
 #[expect(clippy::wildcard_imports, reason = "the maps are the ABI, all of it")]
 use clawsec_common::abi::{self, *};
+use clawsec_common::tree::TreeNode;
 
 /// Index of the slot in force; one aligned store of the daemon switches everything.
 #[map]
@@ -16,24 +17,27 @@ pub(crate) static SLOTS: Array<SlotHeader> = Array::with_max_entries(abi::SLOTS,
 pub(crate) static PORTS: Array<PortWord> = Array::with_max_entries(abi::SLOTS * PORT_WORDS, 0);
 #[map]
 pub(crate) static CLASSES: Array<RateClass> = Array::with_max_entries(abi::SLOTS * MAX_CLASSES, 0);
+/// Both slots' nodes; mapped into the daemon's memory, which fills it by one copy.
 #[map]
-pub(crate) static PREFIXES4_A: LpmTrie<[u8; 4], PrefixRule> =
-    LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+pub(crate) static NODES: Array<TreeNode> =
+    Array::with_max_entries(abi::SLOTS * MAX_NODES, BPF_F_MMAPABLE);
 #[map]
-pub(crate) static PREFIXES4_B: LpmTrie<[u8; 4], PrefixRule> =
-    LpmTrie::with_max_entries(MAX_PREFIXES, 0);
-#[map]
-pub(crate) static PREFIXES6_A: LpmTrie<[u8; 16], PrefixRule> =
-    LpmTrie::with_max_entries(MAX_PREFIXES, 0);
-#[map]
-pub(crate) static PREFIXES6_B: LpmTrie<[u8; 16], PrefixRule> =
-    LpmTrie::with_max_entries(MAX_PREFIXES, 0);
-#[map]
-pub(crate) static BANS: HashMap<SourceKey, Ban> =
+pub(crate) static BANS: HashMap<SourceKey, Expiry> =
     HashMap::with_max_entries(MAX_BANS, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static BAN_PREFIXES: LpmTrie<TimedPrefix, Expiry> =
+    LpmTrie::with_max_entries(MAX_TIMED_PREFIXES, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static ADMISSIONS: LpmTrie<TimedPrefix, Expiry> =
+    LpmTrie::with_max_entries(MAX_TIMED_PREFIXES, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static TIMED: Array<TimedCounts> = Array::with_max_entries(1, 0);
 /// A common LRU, not one list for each CPU: one source, one bucket.
 #[map]
 pub(crate) static BUCKETS: LruHashMap<SourceKey, Bucket> =
+    LruHashMap::with_max_entries(MAX_BUCKETS, 0);
+#[map]
+pub(crate) static CEILINGS: LruHashMap<SourceKey, Bucket> =
     LruHashMap::with_max_entries(MAX_BUCKETS, 0);
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(abi::COUNTERS, 0);

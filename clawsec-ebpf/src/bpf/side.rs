@@ -4,13 +4,15 @@ use core::cell::Cell;
 
 use aya_ebpf::bindings::{BPF_F_CURRENT_CPU, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::bpf_perf_event_output;
+use aya_ebpf::maps::LpmTrie;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_log_ebpf::info;
 use clawsec_common::abi::{
-    Bucket, Budget, MAX_CLASSES, PORT_WORDS, PacketRecord, PortWord, PrefixRule, RateClass,
-    SlotHeader, SourceKey, Throttle, ThrottleKey,
+    Bucket, Budget, Expiry, MAX_CLASSES, MAX_NODES, PORT_WORDS, PacketRecord, PortWord, PrefixRule,
+    RateClass, SlotHeader, SourceKey, Throttle, ThrottleKey, TimedCounts, TimedPrefix,
 };
 use clawsec_common::reason::{Reason, Stat};
+use clawsec_common::tree::{self, Nodes, TreeNode};
 use clawsec_ebpf::kernel::{Kernel, Slot, ThrottleCells};
 use clawsec_ebpf::parse::Facts;
 
@@ -67,6 +69,13 @@ impl<C: Received, F: Fn() -> u64> Kernel for MapKernel<'_, C, F> {
             index,
             generation: header.generation,
             observe: header.flags & SlotHeader::OBSERVE != 0,
+            drop_fragments: header.flags & SlotHeader::DROP_FRAGMENTS != 0,
+            ceiling: RateClass {
+                interval_ns: header.packet_interval_ns,
+                tolerance_ns: header.packet_tolerance_ns,
+                kind: u32::from(header.packet_interval_ns != 0) * RateClass::LIMITED,
+                reserved: 0,
+            },
         }
     }
 
@@ -78,21 +87,15 @@ impl<C: Received, F: Fn() -> u64> Kernel for MapKernel<'_, C, F> {
 
     #[inline(always)]
     fn rule(&self, slot: &Slot, facts: &Facts) -> Option<PrefixRule> {
+        let nodes = SlotNodes {
+            first: slot.index * MAX_NODES,
+        };
         if facts.family == 4 {
             let [.., a, b, c, d] = facts.source_be;
-            let key = Key::new(32, [a, b, c, d]);
-            match slot.index {
-                0 => maps::PREFIXES4_A.get(key),
-                _ => maps::PREFIXES4_B.get(key),
-            }
+            tree::find4(&nodes, [a, b, c, d])
         } else {
-            let key = Key::new(128, facts.source_be);
-            match slot.index {
-                0 => maps::PREFIXES6_A.get(key),
-                _ => maps::PREFIXES6_B.get(key),
-            }
+            tree::find6(&nodes, facts.source_be)
         }
-        .copied()
     }
 
     #[inline(always)]
@@ -107,11 +110,30 @@ impl<C: Received, F: Fn() -> u64> Kernel for MapKernel<'_, C, F> {
     }
 
     #[inline(always)]
-    fn ban_expires_ns(&self, source: &SourceKey) -> Option<u64> {
+    fn ban_expires_ns(&self, source: &SourceKey) -> u64 {
+        if timed().bans == 0 {
+            return 0;
+        }
         // SAFETY: a plain read of one aligned u64 that the daemon may replace meanwhile.
         maps::BANS
             .get_ptr(source)
-            .map(|ban| unsafe { (*ban).expires_ns })
+            .map_or(0, |ban| unsafe { (*ban).expires_ns })
+    }
+
+    #[inline(always)]
+    fn ban_prefix_expires_ns(&self, facts: &Facts) -> u64 {
+        if timed().ban_prefixes == 0 {
+            return 0;
+        }
+        longest(&maps::BAN_PREFIXES, facts)
+    }
+
+    #[inline(always)]
+    fn admission_expires_ns(&self, facts: &Facts) -> u64 {
+        if timed().admissions == 0 {
+            return 0;
+        }
+        longest(&maps::ADMISSIONS, facts)
     }
 
     #[inline(always)]
@@ -127,6 +149,21 @@ impl<C: Received, F: Fn() -> u64> Kernel for MapKernel<'_, C, F> {
     fn make_bucket(&self, source: &SourceKey, arrival_ns: u64) -> bool {
         let bucket = Bucket { arrival_ns };
         maps::BUCKETS
+            .insert(source, bucket, BPF_NOEXIST.into())
+            .is_ok()
+    }
+
+    #[inline(always)]
+    fn ceiling(&self, source: &SourceKey) -> Option<MapCell> {
+        let bucket = maps::CEILINGS.get_ptr_mut(source)?;
+        // SAFETY: as in `bucket`.
+        Some(unsafe { MapCell::new(&raw mut (*bucket).arrival_ns) })
+    }
+
+    #[inline(always)]
+    fn make_ceiling(&self, source: &SourceKey, arrival_ns: u64) -> bool {
+        let bucket = Bucket { arrival_ns };
+        maps::CEILINGS
             .insert(source, bucket, BPF_NOEXIST.into())
             .is_ok()
     }
@@ -215,4 +252,46 @@ impl<C: Received, F: Fn() -> u64> Kernel for MapKernel<'_, C, F> {
     fn ifindex(&self) -> u32 {
         self.ctx.ifindex()
     }
+}
+
+/// The nodes of one slot.
+struct SlotNodes {
+    first: u32,
+}
+
+impl Nodes for SlotNodes {
+    #[inline(always)]
+    fn node(&self, index: u32) -> Option<&TreeNode> {
+        maps::NODES.get(self.first.wrapping_add(index))
+    }
+
+    #[inline(always)]
+    fn opaque(&self, mut number: u64) -> u64 {
+        // SAFETY: moves a register to itself. An empty text would be none, and two lines of debug
+        // information for one instruction are refused (6.18).
+        unsafe {
+            core::arch::asm!("{0} = {0}", inout(reg) number, options(pure, nomem, nostack, preserves_flags));
+        }
+        number
+    }
+}
+
+#[inline(always)]
+fn timed() -> TimedCounts {
+    maps::TIMED.get(0).copied().unwrap_or_default()
+}
+
+/// The end of the longest prefix that holds the source.
+#[inline(always)]
+fn longest(trie: &LpmTrie<TimedPrefix, Expiry>, facts: &Facts) -> u64 {
+    let key = if facts.family == 4 {
+        let [.., a, b, c, d] = facts.source_be;
+        Key::new(TimedPrefix::FAMILY_BITS + 32, TimedPrefix::v4([a, b, c, d]))
+    } else {
+        Key::new(
+            TimedPrefix::FAMILY_BITS + 128,
+            TimedPrefix::v6(facts.source_be),
+        )
+    };
+    trie.get(key).map_or(0, |expiry| expiry.expires_ns)
 }

@@ -76,6 +76,8 @@ pub(super) fn document(root: &mut Section<'_, '_>) -> Checked {
         udp_ports: security.network.udp_ports,
         guarded_tcp_ports,
         observe: security.network.observe,
+        drop_fragments: security.network.drop_fragments,
+        packet_ceiling: security.packet_ceiling,
     };
     let policy = Policy {
         generation: 0,
@@ -103,6 +105,7 @@ struct Security {
     principals: Vec<PrincipalSpec>,
     network: Network,
     limit: RequestLimit,
+    packet_ceiling: Option<RateClass>,
     ban: Option<BanConfig>,
     sandbox: SandboxConfig,
     sandboxed: ToolRules,
@@ -135,6 +138,7 @@ fn security(section: &mut Section<'_, '_>) -> Security {
         principals,
         network,
         limit: rate.limit,
+        packet_ceiling: rate.packet_ceiling,
         ban: rate.ban,
         sandbox,
         sandboxed,
@@ -146,6 +150,7 @@ fn security(section: &mut Section<'_, '_>) -> Security {
 /// What `security.rateLimit` says.
 struct Rate {
     limit: RequestLimit,
+    packet_ceiling: Option<RateClass>,
     /// The packet plane's default class.
     connections: RateClass,
     ban: Option<BanConfig>,
@@ -168,7 +173,14 @@ fn rate_limit(section: &mut Section<'_, '_>) -> Rate {
         .at("connections")
         .small(COUNT)
         .unwrap_or(requests.saturating_mul(2));
-    section.at("packets").unavailable();
+    let packets = section.at("packets").small(COUNT);
+    if let Some(packets) = packets
+        && packets < connections.saturating_mul(PACKETS_PER_CONNECTION)
+    {
+        section
+            .at("packets")
+            .warn("one connection takes about ten packets: this is the stricter limit");
+    }
     let ban = section.at("ban").object(|ban| BanConfig {
         after: ban
             .at("after")
@@ -192,6 +204,11 @@ fn rate_limit(section: &mut Section<'_, '_>) -> Rate {
             per_window: connections,
             window_ms,
         },
+        packet_ceiling: packets.filter(|_| enabled).map(|packets| RateClass {
+            burst: packets,
+            per_window: packets,
+            window_ms,
+        }),
         ban,
     }
 }
@@ -285,6 +302,8 @@ enum Kind {
 }
 
 /// Requests or connections in one window.
+/// A handshake, TLS, one exchange and an end.
+const PACKETS_PER_CONNECTION: u32 = 10;
 const COUNT: std::ops::RangeInclusive<u32> = 1..=1_000_000;
 
 /// A tenth of a second to a day.

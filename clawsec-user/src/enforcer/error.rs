@@ -123,8 +123,36 @@ pub enum EnforcerError {
         #[source]
         source: PinError,
     },
-    #[error("all {limit} timed bans are taken")]
-    BansFull { limit: usize },
+    #[error("all {limit} timed bans are taken; {left} of {count} new ones found no room")]
+    BansFull {
+        limit: usize,
+        left: usize,
+        count: usize,
+    },
+    #[error("there would be {count} {what}, and the kernel half holds {limit}")]
+    TooManyTimed {
+        what: &'static str,
+        count: usize,
+        limit: usize,
+    },
+    #[error("cannot duplicate the descriptor of map {map}")]
+    Descriptor {
+        map: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot {what} the timed bans")]
+    Batch {
+        what: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot {what} the prefix nodes of the idle slot")]
+    Nodes {
+        what: &'static str,
+        #[source]
+        source: io::Error,
+    },
     #[error("the packet events were taken before")]
     EventsTaken,
     #[error("packet events and logs are read inside a tokio runtime")]

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::path::{Path, PathBuf};
 
-use aya::maps::MapError;
-use clawsec_common::abi::{MAX_THROTTLES, REASONS, Throttle, ThrottleKey, name};
+use aya::maps::{MapError, MapInfo};
+use clawsec_common::abi::{MAX_THROTTLES, PINNED, REASONS, Throttle, ThrottleKey, name};
 use clawsec_common::reason::{Reason, Stat, Verdict};
 
 use super::bans::address;
@@ -132,4 +134,25 @@ pub(super) fn harvest(maps: &Maps) -> Result<Vec<SourceTotal>, EnforcerError> {
         })
     });
     Ok(totals.collect())
+}
+
+/// What `/proc/self/fdinfo` says of each pinned map, added up.
+pub(super) fn memory(folder: &Path) -> Result<u64, EnforcerError> {
+    let mut bytes = 0_u64;
+    for spec in PINNED {
+        let info =
+            MapInfo::from_pin(folder.join(spec.name)).map_err(map_error("open", spec.name))?;
+        let fd = info.fd().map_err(map_error("open", spec.name))?;
+        let path = PathBuf::from(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()));
+        let text = std::fs::read_to_string(&path).map_err(|source| EnforcerError::Pin {
+            what: "read",
+            path,
+            source,
+        })?;
+        let memory = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+        bytes += memory
+            .and_then(|text| text.trim().parse::<u64>().ok())
+            .unwrap_or(0);
+    }
+    Ok(bytes)
 }

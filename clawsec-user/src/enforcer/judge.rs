@@ -51,11 +51,11 @@ const SHARED: &[&str] = &[
     name::SLOTS,
     name::PORTS,
     name::CLASSES,
-    name::PREFIXES4_A,
-    name::PREFIXES4_B,
-    name::PREFIXES6_A,
-    name::PREFIXES6_B,
+    name::NODES,
     name::BANS,
+    name::BAN_PREFIXES,
+    name::ADMISSIONS,
+    name::TIMED,
 ];
 
 impl Judge {
@@ -208,7 +208,13 @@ mod tests {
     use super::*;
 
     /// Written by the program: never shared with the filter in force.
-    const WRITTEN: &[&str] = &[name::BUCKETS, name::COUNTERS, name::STATS, name::THROTTLE];
+    const WRITTEN: &[&str] = &[
+        name::BUCKETS,
+        name::CEILINGS,
+        name::COUNTERS,
+        name::STATS,
+        name::THROTTLE,
+    ];
 
     #[test]
     fn every_pinned_map_is_either_read_or_written_by_the_program() {

@@ -2,14 +2,15 @@
 //!
 //! Pinned maps are input: each is compared with the ABI before the program is bound to it.
 
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use clawsec_common::abi::{
-    Ban, Counter, PINNED, PortWord, PrefixRule, RateClass, SlotHeader, SourceKey, Throttle,
-    ThrottleKey, name,
+    Counter, Expiry, PINNED, PortWord, RateClass, SlotHeader, SourceKey, Throttle, ThrottleKey,
+    TimedCounts, TimedPrefix, name,
 };
 
 use super::error::EnforcerError;
@@ -20,11 +21,14 @@ pub(super) struct Maps {
     pub(super) slots: Array<MapData, SlotHeader>,
     pub(super) ports: Array<MapData, PortWord>,
     pub(super) classes: Array<MapData, RateClass>,
-    pub(super) v4_a: LpmTrie<MapData, [u8; 4], PrefixRule>,
-    pub(super) v4_b: LpmTrie<MapData, [u8; 4], PrefixRule>,
-    pub(super) v6_a: LpmTrie<MapData, [u8; 16], PrefixRule>,
-    pub(super) v6_b: LpmTrie<MapData, [u8; 16], PrefixRule>,
-    pub(super) bans: HashMap<MapData, SourceKey, Ban>,
+    /// Mapped and filled by `raw`.
+    pub(super) nodes: OwnedFd,
+    pub(super) bans: HashMap<MapData, SourceKey, Expiry>,
+    /// The same map, for batches.
+    pub(super) bans_fd: OwnedFd,
+    pub(super) ban_prefixes: LpmTrie<MapData, TimedPrefix, Expiry>,
+    pub(super) admissions: LpmTrie<MapData, TimedPrefix, Expiry>,
+    pub(super) timed: Array<MapData, TimedCounts>,
     pub(super) throttle: HashMap<MapData, ThrottleKey, Throttle>,
     pub(super) counters: PerCpuArray<MapData, Counter>,
     pub(super) stats: PerCpuArray<MapData, u64>,
@@ -67,11 +71,12 @@ impl Maps {
             slots: take(ebpf, name::SLOTS)?,
             ports: take(ebpf, name::PORTS)?,
             classes: take(ebpf, name::CLASSES)?,
-            v4_a: take(ebpf, name::PREFIXES4_A)?,
-            v4_b: take(ebpf, name::PREFIXES4_B)?,
-            v6_a: take(ebpf, name::PREFIXES6_A)?,
-            v6_b: take(ebpf, name::PREFIXES6_B)?,
+            nodes: descriptor(ebpf, name::NODES)?,
+            bans_fd: descriptor(ebpf, name::BANS)?,
             bans: take(ebpf, name::BANS)?,
+            ban_prefixes: take(ebpf, name::BAN_PREFIXES)?,
+            admissions: take(ebpf, name::ADMISSIONS)?,
+            timed: take(ebpf, name::TIMED)?,
             throttle: take(ebpf, name::THROTTLE)?,
             counters: take(ebpf, name::COUNTERS)?,
             stats: take(ebpf, name::STATS)?,
@@ -102,6 +107,17 @@ pub(super) fn take<M: TryFrom<Map, Error = MapError>>(
         .ok_or(EnforcerError::Missing { name: map })?
         .try_into()
         .map_err(map_error("use", map))
+}
+
+/// Another descriptor of an array or hash map of the object, for what aya does not do with it.
+fn descriptor(ebpf: &Ebpf, map: &'static str) -> Result<OwnedFd, EnforcerError> {
+    let Some(Map::Array(data) | Map::HashMap(data)) = ebpf.map(map) else {
+        return Err(EnforcerError::Missing { name: map });
+    };
+    data.fd()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|source| EnforcerError::Descriptor { map, source })
 }
 
 /// For `map_err`.

@@ -18,16 +18,17 @@ mod load;
 mod log;
 mod object;
 mod pin;
+mod raw;
 mod rollback;
 mod slot;
 
 use std::fmt;
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aya::Ebpf;
+use ipnet::IpNet;
 
 use crate::config::XdpMode;
 use crate::policy::PacketPolicy;
@@ -36,7 +37,7 @@ use self::load::Maps;
 use self::slot::SlotImage;
 
 pub use attach::{AttachedMode, Attachment};
-pub use bans::ActiveBan;
+pub use bans::TimedEntry;
 pub use error::EnforcerError;
 pub use event::{PacketBatch, PacketEvent, PacketEvents};
 pub use figures::{Effect, ReasonCount, SourceTotal, StatCount};
@@ -62,6 +63,7 @@ pub struct Enforcer {
     maps: Maps,
     attachments: Vec<Attachment>,
     plan: EnforcerPlan,
+    /// Where this schema's maps are pinned.
     folder: PathBuf,
     /// The generation that an earlier daemon left in force.
     found: Option<u64>,
@@ -85,6 +87,9 @@ impl Enforcer {
         let adopted_maps = load::has_pinned(&folder.path);
         let (mut ebpf, mut maps) = load::load(object, &folder.path, plan.bpf_log)?;
         let found = Some(maps.generation()?).filter(|generation| *generation != 0);
+        if adopted_maps {
+            bans::resume(&mut maps)?;
+        }
         maps.put_in_force(&image)?;
         let attachments = attach::attach_all(&mut ebpf, plan, &folder.path)?;
         pin::remove_other_schemas(&plan.pin_dir, &folder.path)?;
@@ -133,20 +138,51 @@ impl Enforcer {
         PacketLog::open(&mut self.ebpf)
     }
 
-    /// Drops everything from `source` (an IPv6 source's whole /64) to protected ports for a
-    /// time; a ban that is there is replaced.
-    pub fn ban(&mut self, source: IpAddr, for_: Duration) -> Result<(), EnforcerError> {
-        bans::ban(&mut self.maps, source, for_)
+    /// Drops everything from `prefix` to protected ports for a time; a ban that is there is
+    /// replaced. IPv6 prefixes longer than 64 are banned as their /64.
+    pub fn ban(&mut self, prefix: IpNet, for_: Duration) -> Result<(), EnforcerError> {
+        self.ban_until(&[(prefix, end(for_))])
+    }
+
+    /// Many bans by wall time: a list that was kept over a reboot, or one from elsewhere.
+    pub fn ban_until(&mut self, bans: &[(IpNet, SystemTime)]) -> Result<(), EnforcerError> {
+        bans::ban(&mut self.maps, bans)
     }
 
     /// Whether there was one.
-    pub fn unban(&mut self, source: IpAddr) -> Result<bool, EnforcerError> {
-        bans::unban(&mut self.maps, source)
+    pub fn unban(&mut self, prefix: IpNet) -> Result<bool, EnforcerError> {
+        bans::unban(&mut self.maps, prefix)
     }
 
-    /// The bans that have not run out, with what remains; those that have are removed.
-    pub fn bans(&mut self) -> Result<Vec<ActiveBan>, EnforcerError> {
-        bans::list(&mut self.maps)
+    /// The bans that have not run out, by prefix; those that have are removed.
+    pub fn bans(&mut self) -> Result<Vec<TimedEntry>, EnforcerError> {
+        bans::bans(&mut self.maps)
+    }
+
+    /// Admits `prefix` for a time, whatever the policy's prefixes say, by its default rate class.
+    /// A ban goes before it.
+    pub fn admit(&mut self, prefix: IpNet, for_: Duration) -> Result<(), EnforcerError> {
+        self.admit_until(&[(prefix, end(for_))])
+    }
+
+    /// Many admissions by wall time.
+    pub fn admit_until(&mut self, admissions: &[(IpNet, SystemTime)]) -> Result<(), EnforcerError> {
+        bans::admit(&mut self.maps, admissions)
+    }
+
+    /// Whether there was one.
+    pub fn unadmit(&mut self, prefix: IpNet) -> Result<bool, EnforcerError> {
+        bans::unadmit(&mut self.maps, prefix)
+    }
+
+    /// The admissions that have not run out, by prefix; those that have are removed.
+    pub fn admissions(&mut self) -> Result<Vec<TimedEntry>, EnforcerError> {
+        bans::admissions(&mut self.maps)
+    }
+
+    /// Bytes of kernel memory that the lasting maps take now.
+    pub fn memory(&self) -> Result<u64, EnforcerError> {
+        figures::memory(&self.folder)
     }
 
     /// The policy that was in force before `start`, if one was; what `roll_back` returns to.
@@ -206,6 +242,13 @@ impl fmt::Debug for Enforcer {
             .field("attachments", &self.attachments)
             .finish_non_exhaustive()
     }
+}
+
+/// A time from now; for ever where the clock cannot tell.
+fn end(for_: Duration) -> SystemTime {
+    let now = SystemTime::now();
+    let century = Duration::from_hours(24 * 365 * 100);
+    now.checked_add(for_.min(century)).unwrap_or(now)
 }
 
 /// Takes the filter off every interface and removes the pinned maps; gives the interfaces.

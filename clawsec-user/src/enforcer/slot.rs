@@ -3,21 +3,22 @@
 //! Invariant: `put_in_force` writes `ACTIVE` last, and only after every map of the slot was read
 //! back equal to the image. A refusal before that leaves the old policy in force, whole.
 
-use std::collections::BTreeMap;
-use std::fmt::Debug;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::Duration;
 
 use aya::Pod;
-use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, MapData, MapError};
+use aya::maps::{Array, MapData};
 use clawsec_common::abi::{
-    MAX_CLASSES, MAX_PREFIXES, PORT_WORDS, PortWord, PrefixRule, RateClass, SlotHeader, name,
+    MAX_CLASSES, MAX_NODES, MAX_PREFIXES, PORT_WORDS, PortWord, PrefixRule, RateClass, SlotHeader,
+    name,
 };
+use clawsec_common::tree::{self, Prefixes, TreeNode};
 use ipnet::IpNet;
 use rustix::thread::{MembarrierCommand, membarrier};
 
 use super::error::EnforcerError;
 use super::load::{Maps, map_error};
+use super::raw;
 use crate::policy::{self, PacketPolicy, PacketRule};
 
 /// A policy, compiled. Making one does no IO and finds every limit that is exceeded.
@@ -26,49 +27,31 @@ pub(super) struct SlotImage {
     header: SlotHeader,
     ports: Vec<PortWord>,
     classes: Vec<RateClass>,
-    /// By prefix length and network, so that a prefix named twice is one entry.
-    v4: BTreeMap<(u32, [u8; 4]), PrefixRule>,
-    v6: BTreeMap<(u32, [u8; 16]), PrefixRule>,
+    /// The prefixes, as the program searches them.
+    nodes: Vec<TreeNode>,
 }
 
 impl SlotImage {
     /// Refuses whole what does not fit.
     pub(super) fn compile(policy: &PacketPolicy) -> Result<Self, EnforcerError> {
+        let ceiling = policy.packet_ceiling.map(rate_class).unwrap_or_default();
         let mut image = Self {
             header: SlotHeader {
                 generation: policy.generation,
-                flags: if policy.observe {
-                    SlotHeader::OBSERVE
-                } else {
-                    0
-                },
+                flags: flag(policy.observe, SlotHeader::OBSERVE)
+                    | flag(policy.drop_fragments, SlotHeader::DROP_FRAGMENTS),
                 filled: 1,
+                packet_interval_ns: ceiling.interval_ns,
+                packet_tolerance_ns: ceiling.tolerance_ns,
             },
             ports: vec![PortWord::default(); PORT_WORDS as usize],
             classes: policy.classes.iter().copied().map(rate_class).collect(),
-            v4: BTreeMap::new(),
-            v6: BTreeMap::new(),
+            nodes: nodes(policy)?,
         };
         fits("rate classes", image.classes.len(), MAX_CLASSES)?;
         image
             .classes
             .resize(MAX_CLASSES as usize, RateClass::default());
-
-        for (prefix, rule) in &policy.prefixes {
-            let rule = prefix_rule(*prefix, *rule, policy.classes.len())?;
-            match prefix.trunc() {
-                IpNet::V4(net) => {
-                    let key = (u32::from(net.prefix_len()), net.network().octets());
-                    deny_wins(image.v4.entry(key).or_insert(rule), rule);
-                }
-                IpNet::V6(net) => {
-                    let key = (u32::from(net.prefix_len()), net.network().octets());
-                    deny_wins(image.v6.entry(key).or_insert(rule), rule);
-                }
-            }
-        }
-        fits("IPv4 prefixes", image.v4.len(), MAX_PREFIXES)?;
-        fits("IPv6 prefixes", image.v6.len(), MAX_PREFIXES)?;
 
         set_ports(&mut image.ports, &policy.tcp_ports, |word| &mut word.tcp);
         set_ports(&mut image.ports, &policy.udp_ports, |word| &mut word.udp);
@@ -86,12 +69,7 @@ impl Maps {
         // A CPU may still judge a packet by the slot that the flip before made idle.
         wait_for_readers();
 
-        let (v4, v6) = match idle {
-            0 => (&mut self.v4_a, &mut self.v6_a),
-            _ => (&mut self.v4_b, &mut self.v6_b),
-        };
-        fill_trie(v4, &image.v4, name::PREFIXES4_A)?;
-        fill_trie(v6, &image.v6, name::PREFIXES6_A)?;
+        fill_nodes(self.nodes.as_fd(), idle * MAX_NODES, &image.nodes)?;
         fill_array(
             &mut self.ports,
             idle * PORT_WORDS,
@@ -138,40 +116,15 @@ fn wait_for_readers() {
     }
 }
 
-/// Makes a trie hold exactly `wanted`, and reads it back.
-fn fill_trie<A: Pod + Ord + Debug>(
-    trie: &mut LpmTrie<MapData, A, PrefixRule>,
-    wanted: &BTreeMap<(u32, A), PrefixRule>,
-    map: &'static str,
-) -> Result<(), EnforcerError> {
-    let held = read_trie(trie, map)?;
-    for (length, network) in held.keys().filter(|key| !wanted.contains_key(key)) {
-        trie.remove(&Key::new(*length, *network))
-            .map_err(map_error("empty", map))?;
-    }
-    for (key, rule) in wanted
-        .iter()
-        .filter(|(key, rule)| held.get(key) != Some(rule))
-    {
-        let (length, network) = *key;
-        trie.insert(&Key::new(length, network), rule, 0)
-            .map_err(map_error("fill", map))?;
-    }
-    if read_trie(trie, map)? == *wanted {
+/// Writes a slot's nodes, and reads them back through another mapping.
+fn fill_nodes(map: BorrowedFd<'_>, first: u32, nodes: &[TreeNode]) -> Result<(), EnforcerError> {
+    let failed = |what| move |source| EnforcerError::Nodes { what, source };
+    raw::write_nodes(map, first, nodes).map_err(failed("fill"))?;
+    if raw::holds_nodes(map, first, nodes).map_err(failed("read back"))? {
         Ok(())
     } else {
-        Err(EnforcerError::ReadBack { map })
+        Err(EnforcerError::ReadBack { map: name::NODES })
     }
-}
-
-fn read_trie<A: Pod + Ord>(
-    trie: &LpmTrie<MapData, A, PrefixRule>,
-    map: &'static str,
-) -> Result<BTreeMap<(u32, A), PrefixRule>, EnforcerError> {
-    trie.iter()
-        .map(|entry| entry.map(|(key, rule)| ((key.prefix_len(), key.data()), rule)))
-        .collect::<Result<_, MapError>>()
-        .map_err(map_error("read", map))
 }
 
 /// Writes the values that differ, from index `first` on, and reads all of them back.
@@ -201,6 +154,37 @@ fn fits(what: &'static str, count: usize, limit: u32) -> Result<(), EnforcerErro
         return Err(EnforcerError::TooMany { what, count, limit });
     }
     Ok(())
+}
+
+/// The policy's prefixes as a tree; a prefix that is named twice is one.
+fn nodes(policy: &PacketPolicy) -> Result<Vec<TreeNode>, EnforcerError> {
+    let mut prefixes = Prefixes::default();
+    for (prefix, rule) in &policy.prefixes {
+        let rule = prefix_rule(*prefix, *rule, policy.classes.len())?;
+        let length = u32::from(prefix.prefix_len());
+        let held = match prefix.trunc() {
+            IpNet::V4(net) => prefixes
+                .v4
+                .entry((length, net.network().octets()))
+                .or_insert(rule),
+            IpNet::V6(net) => prefixes
+                .v6
+                .entry((length, net.network().octets()))
+                .or_insert(rule),
+        };
+        deny_wins(held, rule);
+    }
+    fits("IPv4 prefixes", prefixes.v4.len(), MAX_PREFIXES)?;
+    fits("IPv6 prefixes", prefixes.v6.len(), MAX_PREFIXES)?;
+    tree::build(&prefixes, MAX_NODES as usize).map_err(|error| EnforcerError::TooMany {
+        what: "nodes of the prefix tree",
+        count: error.needed,
+        limit: MAX_NODES as usize,
+    })
+}
+
+fn flag(set: bool, bit: u32) -> u32 {
+    if set { bit } else { 0 }
 }
 
 fn prefix_rule(
@@ -293,6 +277,12 @@ mod tests {
             udp_ports: vec![8443],
             guarded_tcp_ports: vec![18_789],
             observe: true,
+            drop_fragments: true,
+            packet_ceiling: Some(policy::RateClass {
+                burst: 20_000,
+                per_window: 20_000,
+                window_ms: 60_000,
+            }),
         }
     }
 
@@ -303,15 +293,22 @@ mod tests {
             action: PrefixRule::DENY,
             class: 0,
         };
-        assert_eq!(
-            image.v4.get(&(8, [10, 0, 0, 0])),
-            Some(&deny),
-            "deny wins, network is masked"
-        );
-        assert_eq!(image.v4.len(), 1);
-        assert_eq!(image.v6.len(), 1);
+        for (address, expected) in [
+            ([10, 0, 0, 0], Some(deny)),
+            ([10, 255, 255, 255], Some(deny)),
+            ([9, 255, 255, 255], None),
+            ([11, 0, 0, 0], None),
+        ] {
+            assert_eq!(tree::find4(&image.nodes, address), expected, "{address:?}");
+        }
+        let inside = "2001:db8::1".parse::<std::net::Ipv6Addr>().unwrap();
+        let class = tree::find6(&image.nodes, inside.octets()).map(|rule| rule.class);
+        assert_eq!(class, Some(1));
         assert_eq!(image.header.generation, 7);
-        assert_eq!(image.header.flags, SlotHeader::OBSERVE);
+        let flags = SlotHeader::OBSERVE | SlotHeader::DROP_FRAGMENTS;
+        assert_eq!(image.header.flags, flags);
+        assert_eq!(image.header.packet_interval_ns, 3_000_000);
+        assert_eq!(image.header.packet_tolerance_ns, 19_999 * 3_000_000);
         assert_eq!(image.ports[0].tcp, 1 | 1 << 63);
         assert_eq!(image.ports[1].tcp, 1);
         assert_eq!(image.ports[1023].tcp, 1 << 63);
@@ -339,7 +336,7 @@ mod tests {
         let error = SlotImage::compile(&many).unwrap_err().to_string();
         assert_eq!(
             error,
-            "the policy has 65537 IPv4 prefixes, and the kernel half holds 65536"
+            "the policy has 100001 IPv4 prefixes, and the kernel half holds 100000"
         );
 
         let mut wrong = policy();

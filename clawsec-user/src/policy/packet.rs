@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 /// The packet half of one policy generation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PacketPolicy {
     pub generation: u64,
     /// Longest match decides; an address in no prefix is dropped.
@@ -17,6 +17,10 @@ pub struct PacketPolicy {
     pub guarded_tcp_ports: Vec<u16>,
     /// Count and record, drop nothing.
     pub observe: bool,
+    /// Drop every fragment, to whatever port (`network.fragments: "drop"`).
+    pub drop_fragments: bool,
+    /// A limit on packets of any kind to protected ports, per source (`rateLimit.packets`).
+    pub packet_ceiling: Option<RateClass>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +32,7 @@ pub enum PacketRule {
     Deny,
 }
 
-/// A limit on new connections per source.
+/// A limit per source on new connections, or for the ceiling on packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateClass {
     /// New connections admitted at once; 0 switches the limit off.

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
 use super::admin::Ban;
 use super::state::State;
 use super::tools::fact_of;
-use crate::enforcer::ActiveBan;
+use crate::enforcer::TimedEntry;
 use crate::event::{Event, EventKind, Outcome, ToolFact};
 use crate::policy::{Reason, ToolName};
 use crate::sandbox::{Execution, Job, JobCommand};
@@ -40,7 +41,7 @@ pub(super) fn ban_for(state: &State, source: IpAddr, seconds: u64, reason: &str)
 
 pub(super) fn unban(state: &State, source: IpAddr) -> Result<(), String> {
     let mut enforcer = state.enforcer().ok_or(NO_XDP)?;
-    match enforcer.unban(source) {
+    match enforcer.unban(IpNet::from(source)) {
         Ok(true) => {}
         Ok(false) => return Err(format!("{source} is not banned")),
         Err(error) => return Err(chain(&error)),
@@ -56,8 +57,8 @@ pub(super) fn unban(state: &State, source: IpAddr) -> Result<(), String> {
 pub(super) fn bans(state: &State) -> Result<Vec<Ban>, String> {
     let mut enforcer = state.enforcer().ok_or(NO_XDP)?;
     let bans = enforcer.bans().map_err(|error| chain(&error))?;
-    let ban = |ban: ActiveBan| Ban {
-        source: ban.source,
+    let ban = |ban: TimedEntry| Ban {
+        source: ban.prefix.addr(),
         seconds_left: ban.remaining.as_secs(),
     };
     Ok(bans.into_iter().map(ban).collect())
@@ -136,7 +137,7 @@ pub(super) async fn execute(
 fn set_ban(state: &State, source: IpAddr, seconds: u64) -> Result<(), String> {
     let mut enforcer = state.enforcer().ok_or(NO_XDP)?;
     enforcer
-        .ban(source, Duration::from_secs(seconds))
+        .ban(IpNet::from(source), Duration::from_secs(seconds))
         .map_err(|error| chain(&error))
 }
 

@@ -129,6 +129,6 @@ fn policy(allowed: &[&str]) -> PacketPolicy {
         tcp_ports: vec![PORT],
         udp_ports: vec![PORT],
         guarded_tcp_ports: vec![],
-        observe: false,
+        ..PacketPolicy::default()
     }
 }

@@ -22,6 +22,7 @@ pub(super) struct Network {
     pub(super) tcp_ports: Vec<u16>,
     pub(super) udp_ports: Vec<u16>,
     pub(super) observe: bool,
+    pub(super) drop_fragments: bool,
 }
 
 pub(super) fn read(section: &mut Section<'_, '_>, connections: RateClass) -> Network {
@@ -37,9 +38,6 @@ pub(super) fn read(section: &mut Section<'_, '_>, connections: RateClass) -> Net
     let fragments = section
         .at("fragments")
         .choice(&[("classify", false), ("drop", true)]);
-    if fragments == Some(true) {
-        section.at("fragments").unavailable();
-    }
     let allowed = allowed(section);
     let mut classes = vec![connections];
     let mut rules = section.at("rules").list(rule).unwrap_or_default();
@@ -80,6 +78,7 @@ pub(super) fn read(section: &mut Section<'_, '_>, connections: RateClass) -> Net
         tcp_ports: of(Protocol::Tcp),
         udp_ports: of(Protocol::Udp),
         observe: mode == Mode::Observe,
+        drop_fragments: fragments == Some(true),
     }
 }
 

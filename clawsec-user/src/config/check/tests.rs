@@ -232,7 +232,8 @@ fn prefixes_and_rates_become_packet_rules() {
                     { cidr: "10.1.0.0/16", rateLimit: { requests: 600, window: 1000 } },
                     { cidr: "10.2.0.0/16", rateLimit: { requests: 600, window: 1000 } }],
             ports: ["443/tcp", "443/udp", "22"], mode: "observe", guardUpstream: false,
-        }, rateLimit: { requests: 10, connections: 7, window: 5000 }"#,
+            fragments: "drop",
+        }, rateLimit: { requests: 10, connections: 7, window: 5000, packets: 70 }"#,
         "",
     )
     .unwrap();
@@ -263,8 +264,30 @@ fn prefixes_and_rates_become_packet_rules() {
     assert_eq!(config.packets.tcp_ports, [22, 443]);
     assert_eq!(config.packets.udp_ports, [443]);
     assert_eq!(config.packets.guarded_tcp_ports, [0; 0]);
-    assert!(config.packets.observe);
+    assert!(config.packets.observe && config.packets.drop_fragments);
+    assert_eq!(config.packets.packet_ceiling, Some(class(70, 5000)));
+    assert!(!warned(&config, "security.rateLimit.packets"));
     round_trip(&config);
+}
+
+#[test]
+fn a_packet_ceiling_is_off_by_default_and_warns_when_it_is_the_stricter_limit() {
+    for (rate, ceiling, warns) in [
+        ("{}", None, false),
+        ("{ packets: 20000 }", Some(20_000), false),
+        ("{ connections: 100, packets: 999 }", Some(999), true),
+        ("{ enabled: false, packets: 20000 }", None, false),
+    ] {
+        let config = secured(&format!("rateLimit: {rate}"), "").unwrap();
+        let found = config.packets.packet_ceiling.map(|class| class.burst);
+        assert_eq!(found, ceiling, "{rate}");
+        assert_eq!(
+            warned(&config, "security.rateLimit.packets"),
+            warns,
+            "{rate}"
+        );
+        assert!(!config.packets.drop_fragments, "{rate}");
+    }
 }
 
 #[test]

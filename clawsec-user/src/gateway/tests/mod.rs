@@ -152,15 +152,7 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
                 window_ms: 60_000,
             },
         },
-        packets: PacketPolicy {
-            generation: 0,
-            prefixes: Vec::new(),
-            classes: Vec::new(),
-            tcp_ports: Vec::new(),
-            udp_ports: Vec::new(),
-            guarded_tcp_ports: Vec::new(),
-            observe: false,
-        },
+        packets: PacketPolicy::default(),
         kernel: KernelConfig {
             interfaces: Vec::new(),
             mode: XdpMode::Auto,

@@ -42,9 +42,14 @@ fn what_one_section_gets_wrong_is_said_once() {
             "security.rateLimit.requests: found the number 0, expected a whole number from 1 to 1000000",
         ),
         (
-            "rateLimit: { packets: 9 }",
+            "rateLimit: { packets: 0 }",
             "",
-            "security.rateLimit.packets: not available in this version of clawsec; leave it out",
+            "security.rateLimit.packets: found the number 0, expected a whole number from 1 to 1000000",
+        ),
+        (
+            r#"network: { fragments: "pass" }"#,
+            "",
+            "security.network.fragments: found \"pass\", expected one of \"classify\", \"drop\"",
         ),
         (
             r#"sandbox: { provider: "dokcer" }"#,
