@@ -15,12 +15,8 @@ const TIMED_OUT: i32 = 28;
 fn prepared(name: &str, edit: impl FnOnce(&mut Value)) -> Daemon {
     let mut daemon = Daemon::start(name, edit);
     daemon.stop();
-    daemon.clawsec(&["detach", "--pin-dir", &pin_dir(name)]);
+    daemon.detach();
     daemon
-}
-
-fn pin_dir(name: &str) -> String {
-    format!("/sys/fs/bpf/clawsec-test-{name}")
 }
 
 fn modes(daemon: &Daemon) -> Vec<String> {
@@ -109,7 +105,7 @@ fn an_unconfirmed_first_policy_is_detached() {
     let record = daemon.await_record("the roll-back", |record| record["reason"] == "unconfirmed");
     let detail = record["detail"].as_str().expect("a detail");
     assert!(detail.contains("the packet filter is removed"), "{detail}");
-    assert!(!std::path::Path::new(&pin_dir("unconf")).exists());
+    assert!(!daemon.pin_dir.exists());
 }
 
 #[test]
@@ -172,10 +168,7 @@ fn a_policy_that_cuts_off_the_operator_s_shell_is_refused() {
     for word in ["203.0.113.5", "port 22", "allowedIPs", "--confirm", "--yes"] {
         assert!(daemon.log().contains(word), "{word}: {}", daemon.log());
     }
-    assert!(
-        !std::path::Path::new(&pin_dir("lockout")).exists(),
-        "nothing was attached"
-    );
+    assert!(!daemon.pin_dir.exists(), "nothing was attached");
 
     // A real session, as the kernel's table has it: a program called sshd, and its peer outside.
     let sshd = daemon.path("sshd");

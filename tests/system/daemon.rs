@@ -347,7 +347,8 @@ impl Daemon {
         }
     }
 
-    fn detach(&self) {
+    /// Removes what the daemon left in the kernel.
+    pub(crate) fn detach(&self) {
         // Nothing pinned is the usual case.
         let _nothing = Command::new(clawsec())
             .args(["detach", "--pin-dir"])

@@ -109,7 +109,7 @@ const LONGER: &[(&str, usize)] = &[
     ("clawsec-user/src/sandbox/dispatch.rs", 433),
     ("tests/kernel/enforcer.rs", 402),
     ("tests/kernel/verdict.rs", 778),
-    ("tests/system/daemon.rs", 408),
+    ("tests/system/daemon.rs", 412),
     ("tests/system/oracle/classes.rs", 471),
     ("tests/system/sandbox.rs", 514),
 ];

@@ -72,7 +72,7 @@ impl Confirmation {
             "generation {} waits for `clawsec confirm` for another {} s; until then no other \
              policy is put in force",
             pending.generation,
-            left.as_secs() + 1
+            left.as_millis().div_ceil(1000)
         ))
     }
 
