@@ -64,7 +64,15 @@ pub(crate) fn lint_kernel_half() -> Result<()> {
     let path = env::var_os("PATH").unwrap_or_default();
     let paths = folder.into_iter().chain(env::split_paths(&path));
     cargo.env("PATH", env::join_paths(paths).context("join PATH")?);
-    run(cargo.args(["--package", "clawsec-ebpf", "--", "-D", "warnings"]))
+    run(cargo
+        .args([
+            "--package",
+            "clawsec-ebpf",
+            "--lib",
+            "--bin",
+            "clawsec-ebpf",
+        ])
+        .args(["--", "-D", "warnings"]))
 }
 
 /// Apart from the host's, so that neither build undoes the other.

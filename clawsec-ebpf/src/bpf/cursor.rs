@@ -39,6 +39,10 @@ impl Cursor for PacketCursor {
         self.at += bytes & 0xfff;
     }
 
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "it was a u32 before it went through the register"
+    )]
     #[inline(always)]
     fn opaque(number: u32) -> u32 {
         let mut number = u64::from(number);

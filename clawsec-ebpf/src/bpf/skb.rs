@@ -5,6 +5,11 @@
 //! kernel has already taken the outermost VLAN tag out of the frame: it is put back here, so that
 //! both hooks judge one frame alike, the number of its tags included.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "header lengths and masked offsets, far below 32 bits"
+)]
+
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
 use aya_ebpf::programs::TcContext;
 use clawsec_ebpf::packet::Cursor;
