@@ -1,5 +1,5 @@
 //! What a verdict costs, printed for reports. Times differ from machine to machine, so that only
-//! an order of magnitude is asserted: something quadratic, not something slower.
+//! the order of magnitude beside the cheapest verdict of the same run is asserted.
 
 use clawsec_common::abi::{PortWord, PrefixRule, RateClass, SlotHeader, name};
 
@@ -7,7 +7,8 @@ use super::frame::{ACK, Frame, SYN, Shape, tcp_header};
 use super::program::Program;
 
 const RUNS: u32 = 300_000;
-const LIMIT_NS: u128 = 5_000;
+/// Beside an ARP frame's; about 15 as measured.
+const LIMIT_TIMES: u128 = 200;
 
 #[test]
 fn a_verdict_costs_nanoseconds() {
@@ -64,6 +65,7 @@ fn a_verdict_costs_nanoseconds() {
     let mut arp = vec![2; 12];
     arp.extend([8, 6]);
     arp.extend([0; 46]);
+    let mut floor_ns = None;
     for (row, frame) in [
         ("ARP, passed", Frame(arp)),
         ("another port, passed", Frame::tcp("10.1.1.1", 22, ACK)),
@@ -84,6 +86,10 @@ fn a_verdict_costs_nanoseconds() {
             .min()
             .unwrap();
         println!("{best:>5} ns  {row}");
-        assert!(best < LIMIT_NS, "{row}: {best} ns");
+        let floor_ns = *floor_ns.get_or_insert(best.max(1));
+        assert!(
+            best <= LIMIT_TIMES * floor_ns,
+            "{row}: {best} ns, ARP: {floor_ns} ns"
+        );
     }
 }
