@@ -3,6 +3,7 @@
 //! `cli` starts either half of the daemon: the `supervisor` (root, no network input) or the
 //! `gateway` (unprivileged, all network input). Read `docs/architecture.md` for who may call whom.
 
+mod causes;
 pub mod event;
 pub mod ipc;
 

@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 
 use super::{CommandResult, ConfigArgument, Failure};
+use crate::causes::chain;
 use crate::config::{self, Config, SandboxConfig};
 use crate::policy::ToolName;
 use crate::sandbox::{
@@ -163,7 +164,7 @@ async fn alone(args: ExecArgs, stdin: Vec<u8>, config: &Config) -> u8 {
     };
     // What an earlier run of this command left when it was killed.
     if let Err(error) = sandbox.remove_orphans().await {
-        say(&describe(&error));
+        say(&chain(&error));
     }
     let job = Job {
         id: format!("cli-{}", std::process::id()),
@@ -219,7 +220,7 @@ async fn image(args: ImageArgs, config: Option<&SandboxConfig>) -> u8 {
             0
         }
         Err(error) => {
-            say(&describe(&error));
+            say(&chain(&error));
             UNAVAILABLE
         }
     }
@@ -240,23 +241,11 @@ fn show(stream: &mut dyn Write, bytes: &[u8]) {
 }
 
 fn fail(error: &SandboxError) -> u8 {
-    say(&describe(error));
+    say(&chain(error));
     match error {
         SandboxError::PermitMismatch { .. } | SandboxError::InvalidJob { .. } => REFUSED,
         _ => FAILED,
     }
-}
-
-/// The error and its causes on one line.
-fn describe(error: &SandboxError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 fn say(message: &str) {

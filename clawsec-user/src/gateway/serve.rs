@@ -11,6 +11,7 @@ use super::link::{self, LinkError};
 use super::listener;
 use super::shared::{Deadlines, Gateway};
 use super::snapshot::{self, Compile, Snapshot, SnapshotError};
+use crate::causes::chain;
 use crate::ipc::{self, IpcError, IpcReader, ToGateway, ToSupervisor};
 
 /// How long the supervisor may take to send the first policy.
@@ -169,16 +170,4 @@ async fn listen(
 
 fn gone(_closed: LinkError) -> GatewayError {
     GatewayError::SupervisorGone
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -11,9 +11,9 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::local;
 use super::state::State;
 use crate::audit::{Attribution, CheckpointCause, Maps};
+use crate::causes;
 use crate::enforcer::{EnforcerError, PacketBatch, PacketEvents, PacketLog};
 
 /// Between tries to read packet events after a failure.
@@ -115,7 +115,7 @@ pub(super) fn checkpoint(state: &State, cause: CheckpointCause) {
     let (totals, counters) = match read {
         Ok(read) => read,
         Err(error) => {
-            tracing::error!("read the kernel's counters: {}", local::chain(&error));
+            tracing::error!("read the kernel's counters: {}", causes::chain(&error));
             state
                 .records
                 .lost(1, "the kernel's counters cannot be read");

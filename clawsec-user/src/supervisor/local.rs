@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::admin::Ban;
 use super::state::State;
 use super::tools::fact_of;
+use crate::causes::chain;
 use crate::enforcer::TimedEntry;
 use crate::event::{Event, EventKind, Outcome, ToolFact};
 use crate::policy::{Reason, ToolName};
@@ -161,16 +162,4 @@ fn rand_u32() -> u32 {
     // An id that is not random still names one execution among the operator's own.
     let _fallback = SystemRandom::new().fill(&mut bytes);
     u32::from_ne_bytes(bytes)
-}
-
-/// An error with its causes, on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::local;
 use super::state::State;
+use crate::causes;
 use crate::enforcer::Attachment;
 use crate::event::{Event, EventKind, Outcome};
 
@@ -95,13 +95,13 @@ fn attach(state: &State, interface: &str) -> Result<Attachment, String> {
     enforcer
         .attach_again(interface)
         .cloned()
-        .map_err(|error| local::chain(&error))
+        .map_err(|error| causes::chain(&error))
 }
 
 fn went(state: &State, interface: &str) {
     tracing::warn!(interface, "the interface is gone");
     if let Some(Err(error)) = state.enforcer().map(|mut held| held.forget(interface)) {
-        tracing::warn!(interface, "forget its link: {}", local::chain(&error));
+        tracing::warn!(interface, "forget its link: {}", causes::chain(&error));
     }
     let detail =
         format!("{interface} is gone, its filter with it; addresses are checked at accept");

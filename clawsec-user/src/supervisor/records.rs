@@ -11,6 +11,7 @@ use crate::audit::{
     self, Attribution, AuditError, AuditHandle, AuditHealth, CheckpointCause, Entry, Ledger,
     LedgerLimits, Maps,
 };
+use crate::causes;
 use crate::config::AuditConfig;
 use crate::event::{Event, EventKind, Outcome};
 
@@ -114,7 +115,7 @@ impl Records {
     /// Writes what is still summed, and waits until all of it is on disk.
     pub(super) async fn close(&self) {
         if let Err(error) = self.handle.flush().await {
-            tracing::error!("write the last records: {}", super::local::chain(&error));
+            tracing::error!("write the last records: {}", causes::chain(&error));
         }
         self.handle.clone().stop().await;
         let writer = self

@@ -12,9 +12,10 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 
 use super::link::{self, Applied};
+use super::lockout;
 use super::start::{StartError, close_tools, open_tools};
 use super::state::State;
-use super::{local, lockout};
+use crate::causes;
 use crate::config::{self, Config, FileTrust};
 use crate::event::{Event, EventKind, Outcome};
 
@@ -60,11 +61,11 @@ pub(super) async fn put_back(
     if let Some(mut enforcer) = state.enforcer() {
         enforcer
             .switch(&before.packets)
-            .map_err(|error| local::chain(&error))?;
+            .map_err(|error| causes::chain(&error))?;
     }
     let update = state
         .policy_update_of(before)
-        .map_err(|error| local::chain(&error))?;
+        .map_err(|error| causes::chain(&error))?;
     let sandbox_changed = state.config().sandbox != before.sandbox;
     state.put_in_force(before.clone());
     if sandbox_changed && let Some(replaced) = state.replace_tools(open_tools(before).await) {
@@ -89,11 +90,11 @@ async fn attempt(
     refuse_what_needs_a_restart(before, &config)?;
     refuse_a_lockout(state, &config)?;
     let generation =
-        next_generation(&state.options.state_dir).map_err(|error| local::chain(&error))?;
+        next_generation(&state.options.state_dir).map_err(|error| causes::chain(&error))?;
     config.number(generation);
     let update = state
         .policy_update_of(&config)
-        .map_err(|error| local::chain(&error))?;
+        .map_err(|error| causes::chain(&error))?;
     if !link::publish(state, update).await {
         return Err("the gateway process is being started again; try once more".into());
     }
@@ -101,7 +102,7 @@ async fn attempt(
     let switched = match state.enforcer() {
         Some(mut enforcer) => enforcer
             .switch(&config.packets)
-            .map_err(|error| local::chain(&error)),
+            .map_err(|error| causes::chain(&error)),
         None => Ok(()),
     };
     if let Err(why) = switched {

@@ -7,9 +7,10 @@ use tokio::sync::watch;
 
 use super::confirm::{self, Probation};
 use super::link::Applied;
+use super::reload;
 use super::start::StartError;
 use super::state::State;
-use super::{local, reload};
+use crate::causes;
 use crate::config::Config;
 use crate::enforcer;
 use crate::event::Outcome;
@@ -138,8 +139,8 @@ fn put_the_kernel_back(state: &State) -> String {
         Ok(Some(generation)) => format!("generation {generation} is in force again"),
         Ok(None) => match enforcer::detach(&state.options.pin_dir) {
             Ok(_) => "there was none before, so the packet filter is removed".into(),
-            Err(error) => format!("remove the packet filter: {}", local::chain(&error)),
+            Err(error) => format!("remove the packet filter: {}", causes::chain(&error)),
         },
-        Err(error) => format!("put the packet filter back: {}", local::chain(&error)),
+        Err(error) => format!("put the packet filter back: {}", causes::chain(&error)),
     }
 }

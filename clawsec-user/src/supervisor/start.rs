@@ -16,8 +16,9 @@ use super::records::Records;
 use super::secrets::{self, SecretError};
 use super::signals::Signals;
 use super::state::{Options, State, Tools};
-use super::{admin, interfaces, kernel, local, presence, reload};
+use super::{admin, interfaces, kernel, presence, reload};
 use crate::audit::{AuditError, CheckpointCause};
+use crate::causes;
 use crate::config::{Config, OnExit};
 use crate::enforcer::{self, Enforcer, EnforcerError, EnforcerPlan};
 use crate::event::{Event, EventKind, Outcome};
@@ -214,12 +215,12 @@ pub(super) async fn open_tools(config: &Config) -> Option<Tools> {
             match sandbox.remove_orphans().await {
                 Ok(0) => {}
                 Ok(count) => tracing::info!(count, "removed executions of an earlier daemon"),
-                Err(error) => tracing::warn!("remove orphans: {}", local::chain(&error)),
+                Err(error) => tracing::warn!("remove orphans: {}", causes::chain(&error)),
             }
             Some(Tools::new(sandbox))
         }
         Err(error) => {
-            tracing::error!("sandboxed tools are denied: {}", local::chain(&error));
+            tracing::error!("sandboxed tools are denied: {}", causes::chain(&error));
             None
         }
     }
@@ -289,8 +290,8 @@ async fn shut_down(state: &Arc<State>, mut tasks: tokio::task::JoinSet<()>) {
             Ok(_) => event.detail = Some("packet filter removed (network.onExit)".into()),
             Err(error) => {
                 event.outcome = Outcome::Error;
-                event.detail = Some(local::chain(&error));
-                tracing::error!("remove the packet filter: {}", local::chain(&error));
+                event.detail = Some(causes::chain(&error));
+                tracing::error!("remove the packet filter: {}", causes::chain(&error));
             }
         }
     } else if state.enforcer().is_some() {

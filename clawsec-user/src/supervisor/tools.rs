@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio_util::sync::CancellationToken;
 
-use super::local;
 use super::state::State;
+use crate::causes;
 use crate::event::{Event, EventKind, Outcome, SandboxFact, ToolFact};
 use crate::ipc::{ExecCall, ToolAnswer, ToolCall, ToolCommand, ToolReply};
 use crate::policy::{Denial, Permit, Reason, Request, RequestFacts, ToolName};
@@ -278,7 +278,7 @@ impl Ended {
             Err(error) => {
                 let reason = Reason::SandboxUnavailable.as_str();
                 let mut event = event_of(&self.call, Outcome::Error, reason);
-                event.detail = Some(local::chain(error));
+                event.detail = Some(causes::chain(error));
                 event
             }
         };

@@ -10,6 +10,7 @@ use super::{AuditError, Failure, POLL, Work};
 use crate::audit::entry::{Entry, LOST, RECOVERED};
 use crate::audit::queue::{Item, lost_events};
 use crate::audit::sink::Sink;
+use crate::causes::chain;
 use crate::config::Fsync;
 use crate::event::Outcome;
 
@@ -128,7 +129,7 @@ impl Work {
         self.shared.writable.store(false, Ordering::Release);
         let now = Instant::now();
         let failure = self.failure.get_or_insert_with(|| {
-            let text = with_causes(error);
+            let text = chain(error);
             tracing::error!(error = text, "the audit log cannot be written");
             Failure {
                 since: now,
@@ -230,17 +231,6 @@ impl Work {
     pub(super) fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
-}
-
-/// The error and its causes in one line: it ends up in a record.
-fn with_causes(error: &AuditError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Entries written as one batch; also what a write that fails holds in memory.
