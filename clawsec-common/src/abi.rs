@@ -1,23 +1,32 @@
 //! Keys and values of the maps, and the event record: fixed size, no padding, asserted.
 //!
 //! Addresses and ports cross in network order as byte arrays; counts, times and numbers in the
-//! host's order. Times are nanoseconds of `CLOCK_MONOTONIC`, read coarsely in the kernel (a tick
-//! behind at most). No `bool`, reference, `usize` or enum crosses. A change here needs a new
+//! host's order. Times are nanoseconds of one of two clocks. `CLOCK_MONOTONIC`, read coarsely in the
+//! kernel (a tick behind at most), stands where the daemon writes or reads a time. The other counts
+//! the kernel's ticks (`bpf_jiffies64`), whose reading costs nothing: buckets and whatever else only
+//! the program compares. The two begin at different times. No `bool`, reference, `usize` or enum crosses. A change here needs a new
 //! `SCHEMA`, which makes a daemon start fresh maps in a folder of their own.
 
+mod report;
+mod source;
+
 use crate::reason::{Reason, Stat};
-use crate::tree::{LEAF_KEYS, TreeNode};
+use crate::tree::{LEAF_KEYS, NODE_ENTRIES, TreeNode};
+
+pub use report::{Budget, PacketRecord, Tally, TallyKey, TallySet};
+pub use source::SourceKey;
 
 /// The version of everything below; the name of the folder that maps and links are pinned in.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// Policies held at once: the one in force and the idle one that the next is written to.
 pub const SLOTS: u32 = 2;
 /// Prefixes of one address family in one slot; see `tree` for what a lookup costs.
 pub const MAX_PREFIXES: u32 = 100_000;
-/// Nodes of one slot, 18 MiB: whole pages of 4 and of 64 KiB, since it is mapped. As many prefixes of both families fit, whatever they are; the worst
-/// are IPv6 hosts, each in a /64 of its own.
-pub const MAX_NODES: u32 = 300_032;
+/// Nodes of one slot, 19 MiB: whole pages of 4 and of 64 KiB, since it is mapped. As many prefixes
+/// of both families fit, whatever they are: two tables of 4,096 nodes, and behind them one node
+/// for each prefix at the worst, or two for an IPv6 host in a /64 of its own.
+pub const MAX_NODES: u32 = 309_248;
 /// Rate classes of one slot; the highest bit of a leaf's value is not a class's (`tree::DEEPER`).
 pub const MAX_CLASSES: u32 = 256;
 /// Words of 64 ports each in one slot.
@@ -29,11 +38,15 @@ pub const MAX_BANS: u32 = 1_000_000;
 pub const MAX_TIMED_PREFIXES: u32 = 4_096;
 /// Sources with a bucket. Beyond it the least recently used is forgotten and starts anew.
 pub const MAX_BUCKETS: u32 = 65_536;
-/// Sources and reasons whose drops are counted apart.
-pub const MAX_THROTTLES: u32 = 16_384;
-/// Sources and reasons that one CPU may begin to count apart in one second. An insert that evicts
-/// costs ten times a lookup, and forged sources would otherwise push out the true ones.
-pub const NEW_THROTTLES_PER_SECOND: u64 = 1_000;
+/// Drops are counted by source and reason on each CPU apart: in sets of a few places, of which
+/// hashing chooses one. 256 KiB for each CPU.
+pub const TALLY_SETS: u32 = 2_048;
+pub const TALLY_WAYS: usize = 2;
+/// Sources and reasons that one CPU may begin to count in one second: each is an event, and a
+/// flood of forged sources must not make the daemon work.
+pub const NEW_TALLIES_PER_SECOND: u64 = 256;
+/// How long a place's source must have been silent before another may take it.
+pub const TALLY_IDLE_NS: u64 = 1_000_000_000;
 /// Time between two events of one source and reason.
 pub const EVENT_INTERVAL_NS: u64 = 1_000_000_000;
 /// Tries to change a bucket before the packet is refused as contended.
@@ -59,11 +72,13 @@ pub mod name {
     pub const BUCKETS: &str = "BUCKETS";
     pub const COUNTERS: &str = "COUNTERS";
     pub const STATS: &str = "STATS";
-    pub const THROTTLE: &str = "THROTTLE";
+    pub const TALLIES: &str = "TALLIES";
     pub const EVENTS: &str = "EVENTS";
     pub const CLOCK: &str = "CLOCK";
     /// A `u8` global; 0 lets the verifier remove every log line.
     pub const BPF_LOG: &str = "BPF_LOG";
+    /// A `u64` global: nanoseconds of one tick of this kernel (`CONFIG_HZ`).
+    pub const TICK_NS: &str = "TICK_NS";
     pub const PROGRAM: &str = "clawsec_xdp";
     /// The same decision at the tcx hook (kernel 6.6).
     pub const PROGRAM_TCX: &str = "clawsec_tcx";
@@ -96,17 +111,8 @@ pub const PINNED: [MapSpec; 14] = [
     MapSpec::of::<SourceKey, Bucket>(name::BUCKETS, MAX_BUCKETS),
     MapSpec::of::<u32, Counter>(name::COUNTERS, COUNTERS),
     MapSpec::of::<u32, u64>(name::STATS, STATS),
-    MapSpec::of::<ThrottleKey, Throttle>(name::THROTTLE, MAX_THROTTLES),
+    MapSpec::of::<u32, TallySet>(name::TALLIES, TALLY_SETS),
 ];
-
-/// One source as limits and bans know it: an IPv4 address in its IPv6-mapped form, or the first
-/// 64 bits of an IPv6 address and zeros (one host owns a whole /64). The two never meet: the
-/// last 8 bytes are zero in the second form only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-#[repr(C)]
-pub struct SourceKey {
-    pub address_be: [u8; 16],
-}
 
 /// One policy slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -207,62 +213,6 @@ pub struct Counter {
     pub bytes: u64,
 }
 
-/// Whose drops, and why. An unknown source (no IP header was read) is all zeros.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(C)]
-pub struct ThrottleKey {
-    pub source: SourceKey,
-    /// A `Reason`'s number.
-    pub reason: u8,
-    /// 1 where the policy only observed.
-    pub observed: u8,
-    pub reserved: [u8; 6],
-}
-
-/// Drops of one source and reason since `created_ns`. The time tells a new entry from the one
-/// that was evicted before it, so that totals are compared within one life only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[repr(C)]
-pub struct Throttle {
-    pub total: u64,
-    pub created_ns: u64,
-    pub emitted_ns: u64,
-}
-
-/// Budget of new throttle entries, one for each CPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[repr(C)]
-pub struct Budget {
-    pub second_ns: u64,
-    pub used: u64,
-}
-
-/// The one event record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C)]
-pub struct PacketRecord {
-    /// When this packet was judged.
-    pub at_ns: u64,
-    /// Generation of the slot that judged.
-    pub generation: u64,
-    /// `Throttle::total` just after this packet.
-    pub total: u64,
-    /// `Throttle::created_ns`.
-    pub created_ns: u64,
-    /// The packet's own source, IPv4 in mapped form; zeros where none was read.
-    pub source_be: [u8; 16],
-    pub ifindex: u32,
-    pub source_port_be: [u8; 2],
-    pub dest_port_be: [u8; 2],
-    pub reason: u8,
-    pub observed: u8,
-    /// 4, 6, or 0 where no IP header was read.
-    pub family: u8,
-    /// 6 TCP, 17 UDP, 0 not known.
-    pub protocol: u8,
-    pub reserved: [u8; 4],
-}
-
 impl SlotHeader {
     /// Count and report, drop nothing.
     pub const OBSERVE: u32 = 1;
@@ -324,38 +274,6 @@ impl PrefixRule {
     }
 }
 
-impl SourceKey {
-    /// No source: the packet ended before one.
-    pub const UNKNOWN: Self = Self {
-        address_be: [0; 16],
-    };
-
-    #[must_use]
-    #[inline(always)]
-    pub const fn v4(address: [u8; 4]) -> Self {
-        Self {
-            address_be: mapped(address),
-        }
-    }
-
-    #[must_use]
-    #[inline(always)]
-    pub const fn v6(address: [u8; 16]) -> Self {
-        let bits = u128::from_be_bytes(address);
-        Self {
-            address_be: (bits >> 64 << 64).to_be_bytes(),
-        }
-    }
-}
-
-/// The IPv6-mapped form of an IPv4 address.
-#[must_use]
-#[inline(always)]
-pub const fn mapped(address: [u8; 4]) -> [u8; 16] {
-    let [a, b, c, d] = address;
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
-}
-
 impl MapSpec {
     const fn of<K, V>(name: &'static str, max_entries: u32) -> Self {
         Self {
@@ -402,8 +320,9 @@ sized! {
     TimedCounts = 4 * 4,
     Bucket = 8,
     Counter = 8 + 8,
-    ThrottleKey = 16 + 1 + 1 + 6,
-    Throttle = 8 + 8 + 8,
+    TallyKey = 16 + 8,
+    Tally = 8 + 24 + 4 * 8,
+    TallySet = 2 * 64,
     Budget = 8 + 8,
     PacketRecord = 4 * 8 + 16 + 4 + 2 + 2 + 4 + 4,
 }
@@ -417,6 +336,14 @@ const _: () = assert!(
 );
 
 impl TreeNode {
+    /// The entries of a part of a table.
+    #[must_use]
+    #[inline(always)]
+    pub const fn entries(&self) -> &[u32; NODE_ENTRIES] {
+        // SAFETY: all of the node's 64 bytes, which integers of 4 bytes may be read from.
+        unsafe { &*self.words.as_ptr().cast() }
+    }
+
     /// The values of a leaf: the last three words, the lower half of each first. The verifier
     /// (6.18) follows an index of 4 bytes, and not one of whole words with a shift after it.
     #[must_use]

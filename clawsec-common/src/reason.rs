@@ -141,7 +141,8 @@ impl Reason {
 pub enum Stat {
     /// Buckets made for sources without one; over the map's size, an LRU eviction for each.
     BucketMade = 0,
-    /// Drops named to no source, because this CPU's budget of new throttle entries was spent.
+    /// Drops named to no source: the places for it were taken, or this CPU's budget of new
+    /// tallies was spent.
     Unattributed = 1,
     /// Events that found no open perf buffer on this CPU, or a full one.
     EventNotSent = 2,

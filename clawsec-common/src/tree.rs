@@ -1,11 +1,17 @@
-//! The prefix structure: sorted ranges in a B+ tree of 64-byte nodes, one cache line each.
+//! The prefix structure: a table indexed by an address's first bits, and small search trees
+//! behind those of its entries that one rule does not answer.
 //!
 //! Prefixes are flattened into disjoint ranges, each with the rule of its longest prefix, so that
-//! a lookup never goes back. It reads a root, at most `INNER_LEVELS` inner nodes and one leaf; an
-//! IPv6 address inside a /64 with longer prefixes does so twice. Whatever the prefixes are, there
-//! are at most twice as many ranges, and no hash whose collisions a stranger could choose.
+//! a lookup never goes back. A root says which aligned block of addresses holds all prefixes;
+//! outside of it one rule holds. The block is cut into at most 2^16 entries of equal width, as
+//! many as pay for the number of prefixes. An entry is the rule itself or the way to the tree of
+//! the ranges that begin inside it: nodes of 64 bytes, one cache line each. Whatever the prefixes
+//! are, a lookup reads a root, one entry, at most `INNER_LEVELS` inner nodes and a leaf (an IPv6
+//! address inside a /64 with longer prefixes then searches that /64's own tree), there are at most
+//! as many nodes as `MAX_NODES` counts, and there is no hash whose collisions a stranger could
+//! choose.
 //!
-//! Invariant: `find` makes no branch on a comparison of keys. The verifier then sees one path
+//! Invariant: a search makes no branch on a comparison of keys. The verifier then sees one path
 //! through a node instead of nine, and the CPU predicts nothing wrongly.
 
 #![expect(
@@ -15,23 +21,35 @@
 
 use crate::abi::PrefixRule;
 
-/// Keys of an inner node, which has one child more.
-pub const INNER_KEYS: usize = 8;
+/// Keys of an inner node, which has one child more; its last word is the first child's index.
+pub const INNER_KEYS: usize = 7;
 /// Keys of a leaf, which has one value more.
 pub const LEAF_KEYS: usize = 5;
-/// Inner nodes above a leaf: 5 * 9^5 keys are more than two for each of `MAX_PREFIXES`.
-pub const INNER_LEVELS: usize = 5;
-/// Where no key is: greater than every key by the comparison of `above`.
-pub const NO_KEY: u64 = 1 << 63;
-/// A value that is not a rule but the root of the tree of a /64's lower halves.
+/// Inner nodes above a leaf: 6 * 8^6 ranges are more than two for each of `MAX_PREFIXES`.
+pub const INNER_LEVELS: u32 = 6;
+/// The most bits that index a table.
+pub const TABLE_BITS: u32 = 16;
+/// Entries of the table in one node.
+pub const NODE_ENTRIES: usize = 16;
+/// Where a node has no key: not below any that is searched for. In an IPv6 prefix's lower half
+/// keys have 64 bits, behind a table 63 at most.
+pub const NO_KEY: u64 = u64::MAX;
+pub const NO_SHORT_KEY: u64 = u64::MAX >> 1;
+/// A value that is not a rule but the way to a tree.
 pub const DEEPER: u32 = 1 << 31;
 /// Index of the root of IPv4 and of IPv6 in a slot.
 pub const ROOT4: u32 = 0;
 pub const ROOT6: u32 = 1;
 
-/// An inner node (8 keys), a leaf (5 keys, then 6 values of 32 bits), or a root (for keys
-/// without and with their highest bit: 5 inner levels' first nodes, the first leaf, the depth).
-/// Levels are counted so that the last is always the one above the leaves.
+/// Where the inner levels of a tree are counted, in a value that is `DEEPER`; below it stands
+/// the index of the tree's first node.
+const LEVELS_SHIFT: u32 = 28;
+
+/// A root (base of its block, last offset in it, how far an offset is shifted to index the
+/// table, and in one word the value outside and the table's first node), a part of a table (16
+/// values), an inner node (7 keys, then the index of its first child; children are neighbours) or
+/// a leaf (5 keys, then 6 values). A key is the last that its child or its value holds. Values
+/// have 32 bits, the lower half of a word first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C, align(8))]
 pub struct TreeNode {
@@ -55,68 +73,96 @@ pub trait Nodes {
 #[must_use]
 #[inline(always)]
 pub fn find4(nodes: &impl Nodes, address_be: [u8; 4]) -> Option<PrefixRule> {
-    let key = u64::from(u32::from_be_bytes(address_be));
-    PrefixRule::from_bits(find(nodes, ROOT4, key))
+    find(nodes, ROOT4, u64::from(u32::from_be_bytes(address_be)), 0)
 }
 
 /// The rule of the longest prefix that holds an IPv6 address.
 #[must_use]
 #[inline(always)]
-#[expect(clippy::many_single_char_names, reason = "eight bytes in a row")]
 pub fn find6(nodes: &impl Nodes, address_be: [u8; 16]) -> Option<PrefixRule> {
-    let [a, b, c, d, e, f, g, h, low @ ..] = address_be;
-    let high = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-    let mut value = find(nodes, ROOT6, high);
+    let bits = u128::from_be_bytes(address_be);
+    find(nodes, ROOT6, (bits >> 64) as u64, bits as u64)
+}
+
+/// The rule of a family's address: all of it in `high` and nothing in `low`, or its two halves.
+/// One function for both families, so that the kernel's program holds it once.
+#[must_use]
+#[inline(always)]
+pub fn find(nodes: &impl Nodes, root: u32, high: u64, low: u64) -> Option<PrefixRule> {
+    let mut value = of_table(nodes, root, high);
     if value & DEEPER != 0 {
-        value = find(nodes, value & !DEEPER, u64::from_be_bytes(low));
+        value = of_tree::<true>(nodes, value, low);
     }
     PrefixRule::from_bits(value)
 }
 
-/// The value of the range that holds `key`; 0 for none. Not an `Option`: half of one would be a
-/// register that was never written, which the verifier (6.18) does not let be read.
+/// The value for `key`; 0 for none. Not an `Option`: half of one would be a register that was
+/// never written, which the verifier (6.18) does not let be read.
 #[inline(always)]
-fn find(nodes: &impl Nodes, root: u32, key: u64) -> u32 {
-    let half = (key >> 63) as usize;
-    let key = key & !NO_KEY;
+fn of_table(nodes: &impl Nodes, root: u32, key: u64) -> u32 {
     let Some(root) = nodes.node(root) else {
         return 0;
     };
-    let word = |index: usize| root.words.get(half * 4 + index).copied().unwrap_or(0);
-    let (first, second, third, depth) = (word(0), word(1), word(2), word(3));
-
-    let mut at = 0;
-    for (level, base) in [
-        (5, first as u32),
-        (4, (first >> 32) as u32),
-        (3, second as u32),
-        (2, (second >> 32) as u32),
-        (1, third as u32),
-    ] {
-        if depth >= level {
-            let Some(node) = nodes.node(base.wrapping_add(at)) else {
-                return 0;
-            };
-            let above = above(&node.words, key);
-            at = at * 9 + (INNER_KEYS as u64 - above) as u32;
-        }
+    let [base, last, shift, outside, ..] = root.words;
+    let offset = key.wrapping_sub(base);
+    if offset > last {
+        return outside as u32;
     }
-    let Some(leaf) = nodes.node(((third >> 32) as u32).wrapping_add(at)) else {
+    let shift = (shift & 63) as u32;
+    let index = offset >> shift;
+    let first = (outside >> 32) as u32;
+    let Some(part) = nodes.node(first.wrapping_add((index >> 4) as u32)) else {
         return 0;
     };
-    let [k0, k1, k2, k3, k4, ..] = leaf.words;
-    let rank = LEAF_KEYS as u64 - above(&[k0, k1, k2, k3, k4], key);
+    let value = part.entries().get(nodes.opaque(index & 15) as usize);
+    let value = value.copied().unwrap_or(0);
+    if value & DEEPER == 0 {
+        return value;
+    }
+    of_tree::<false>(nodes, value, offset & ((1 << shift) - 1))
+}
+
+/// The value of the range of a tree that holds `key`. The keys of a tree that is not `FULL` are
+/// below 2^63.
+#[inline(always)]
+fn of_tree<const FULL: bool>(nodes: &impl Nodes, way: u32, key: u64) -> u32 {
+    let levels = way >> LEVELS_SHIFT & 7;
+    let mut at = way & ((1 << LEVELS_SHIFT) - 1);
+    for level in 0..INNER_LEVELS {
+        if level >= levels {
+            break;
+        }
+        let Some(TreeNode {
+            words: [k0, k1, k2, k3, k4, k5, k6, first],
+        }) = nodes.node(at)
+        else {
+            return 0;
+        };
+        let rank = rank::<FULL, INNER_KEYS>([k0, k1, k2, k3, k4, k5, k6], key);
+        at = (*first as u32).wrapping_add(rank as u32);
+    }
+    let Some(leaf) = nodes.node(at) else {
+        return 0;
+    };
+    let [k0, k1, k2, k3, k4, ..] = &leaf.words;
+    let rank = rank::<FULL, LEAF_KEYS>([k0, k1, k2, k3, k4], key);
     let value = leaf.values().get(nodes.opaque(rank) as usize);
     value.copied().unwrap_or(0)
 }
 
-/// How many of the keys are greater. Keys are below 2^63, so that a difference's highest bit is
-/// its sign; `NO_KEY` wraps to a negative one for every key.
+/// How many of the keys are below `key`. Below 2^63 a difference's highest bit is its sign; of
+/// `FULL` keys it is the subtraction's borrow (Hacker's Delight, 2-13).
 #[inline(always)]
-fn above<const N: usize>(keys: &[u64; N], key: u64) -> u64 {
+fn rank<const FULL: bool, const N: usize>(keys: [&u64; N], key: u64) -> u64 {
     let mut count = 0;
     for other in keys {
-        count += key.wrapping_sub(*other) >> 63;
+        let difference = other.wrapping_sub(key);
+        let sign = if FULL {
+            (!*other & key) | ((!*other | key) & difference)
+        } else {
+            difference
+        };
+        count += sign >> 63;
     }
     count
 }

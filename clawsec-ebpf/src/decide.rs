@@ -54,8 +54,9 @@ fn judge<K: Kernel>(packet: impl Cursor, facts: &mut Facts, slot: &Slot, kernel:
     }
 
     let source = facts.source_key();
-    if lasts(kernel.ban_expires_ns(&source), kernel)
-        || lasts(kernel.ban_prefix_expires_ns(facts), kernel)
+    let timed = kernel.timed();
+    if timed.bans != 0 && lasts(kernel.ban_expires_ns(&source), kernel)
+        || timed.ban_prefixes != 0 && lasts(kernel.ban_prefix_expires_ns(facts), kernel)
     {
         return Reason::Banned;
     }
@@ -64,7 +65,8 @@ fn judge<K: Kernel>(packet: impl Cursor, facts: &mut Facts, slot: &Slot, kernel:
         return Reason::GuardedPort;
     }
 
-    let class = if lasts(kernel.admission_expires_ns(facts), kernel) {
+    let admitted = timed.admissions != 0 && lasts(kernel.admission_expires_ns(facts), kernel);
+    let class = if admitted {
         DEFAULT_CLASS
     } else {
         match kernel.rule(slot, facts) {
@@ -82,7 +84,7 @@ fn judge<K: Kernel>(packet: impl Cursor, facts: &mut Facts, slot: &Slot, kernel:
         }
     }
 
-    if facts.opens_connection() {
+    if facts.opens_connection {
         let Some(class) = kernel.class(slot, class) else {
             return Reason::BadPolicy;
         };

@@ -25,7 +25,7 @@ pub fn admit<K: Kernel>(kernel: &K, source: &SourceKey, class: &RateClass) -> Ad
     if class.kind == RateClass::UNLIMITED {
         return Admission::Admitted;
     }
-    let now_ns = kernel.now_ns();
+    let now_ns = kernel.tick_ns();
     if let Some(bucket) = kernel.bucket(source) {
         return spend(&bucket, now_ns, class);
     }
@@ -42,7 +42,7 @@ pub fn admit<K: Kernel>(kernel: &K, source: &SourceKey, class: &RateClass) -> Ad
 /// Judges one packet of any kind against the source's packet ceiling.
 #[inline(always)]
 pub fn admit_packet<K: Kernel>(kernel: &K, source: &SourceKey, ceiling: &RateClass) -> Admission {
-    let now_ns = kernel.now_ns();
+    let now_ns = kernel.tick_ns();
     if let Some(bucket) = kernel.ceiling(source) {
         return spend(&bucket, now_ns, ceiling);
     }
@@ -108,10 +108,6 @@ mod tests {
             }
             self.value.set(new);
             Ok(())
-        }
-
-        fn add(&self, amount: u64) {
-            self.value.set(self.value.get() + amount);
         }
     }
 

@@ -4,7 +4,7 @@
 //! here, so that another one can take its place without a change in `decide`.
 
 use clawsec_common::abi::{
-    Budget, PacketRecord, PortWord, PrefixRule, RateClass, SourceKey, ThrottleKey,
+    Budget, PacketRecord, PortWord, PrefixRule, RateClass, SourceKey, TallySet, TimedCounts,
 };
 use clawsec_common::reason::Stat;
 
@@ -16,9 +16,6 @@ pub trait Cell {
 
     /// Writes `new` if the cell holds `old`; otherwise gives what it holds.
     fn compare_exchange(&self, old: u64, new: u64) -> Result<(), u64>;
-
-    /// Adds; what was there before is not known afterwards.
-    fn add(&self, amount: u64);
 }
 
 /// The policy in force for one packet. It is read once, so that no packet is judged by two.
@@ -32,18 +29,13 @@ pub struct Slot {
     pub ceiling: RateClass,
 }
 
-/// An entry of the throttle map.
-pub struct ThrottleCells<C> {
-    pub total: C,
-    pub emitted_ns: C,
-    pub created_ns: u64,
-}
-
 pub trait Kernel {
     type Cell: Cell;
 
-    /// Nanoseconds of the monotonic clock.
+    /// Nanoseconds of the monotonic clock, by which the daemon writes ends of bans.
     fn now_ns(&self) -> u64;
+    /// Nanoseconds by ticks: costs nothing, begins at another time.
+    fn tick_ns(&self) -> u64;
 
     fn slot(&self) -> Slot;
     fn ports(&self, slot: &Slot, port: u16) -> PortWord;
@@ -51,6 +43,8 @@ pub trait Kernel {
     fn rule(&self, slot: &Slot, facts: &Facts) -> Option<PrefixRule>;
     fn class(&self, slot: &Slot, class: u16) -> Option<RateClass>;
 
+    /// Which maps of timed entries are worth a look.
+    fn timed(&self) -> TimedCounts;
     /// When the source's ban ends; 0 for none. Not an `Option`, half of which would be a register
     /// that was never written when there is none: the verifier (6.18) refuses its comparison.
     fn ban_expires_ns(&self, source: &SourceKey) -> u64;
@@ -70,12 +64,12 @@ pub trait Kernel {
     fn count(&self, counter: u32);
     fn stat(&self, stat: Stat);
 
-    fn throttle(&self, key: &ThrottleKey) -> Option<ThrottleCells<Self::Cell>>;
-    /// Makes the entry with a total of 1; false if another CPU just did, or there is no room.
-    fn make_throttle(&self, key: &ThrottleKey, now_ns: u64) -> bool;
+    /// This CPU's set of this number, which no other CPU writes.
+    fn with_tallies<T>(&self, set: u32, judge: impl FnOnce(&mut TallySet) -> T) -> Option<T>;
     /// This CPU's budget, which no other CPU touches.
     fn with_budget<T>(&self, judge: impl FnOnce(&mut Budget) -> T) -> Option<T>;
     /// Hands an event to the daemon; false if it could not be.
     fn emit(&self, record: &PacketRecord) -> bool;
     fn ifindex(&self) -> u32;
+    fn cpu(&self) -> u32;
 }

@@ -5,28 +5,27 @@
 //! to the kernel behind it (tags, extension headers, fragments) is followed or dropped, never
 //! passed by default. Lengths are the datagram's own, not the frame's: padding is not content.
 
-use clawsec_common::abi::{SourceKey, mapped};
+use clawsec_common::abi::SourceKey;
 use clawsec_common::reason::Reason;
 
-use crate::packet::Cursor;
+use crate::packet::{Cursor, Header as _};
 
 const VLAN_TAGS: u32 = 4;
 const EXT_HEADERS: u32 = 6;
 
-/// What the rules ask about a packet.
+/// What the rules ask about a packet. Few and wide fields: each is a register or a place on the
+/// stack of every path through the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
     /// IPv4 in mapped form; zeros while unknown.
-    pub source_be: [u8; 16],
-    pub source_port_be: [u8; 2],
-    pub dest_port_be: [u8; 2],
+    pub source: SourceKey,
+    /// Source and destination, as they lie in the packet.
+    pub ports: u32,
     /// 4, 6, or 0 while unknown.
     pub family: u8,
     pub protocol: Protocol,
-    /// The TCP flags byte; 0 for UDP.
-    pub tcp_flags: u8,
-    /// A QUIC Initial packet: a UDP datagram that asks for a new connection.
-    pub quic_initial: bool,
+    /// A segment or datagram that a connection begins with.
+    pub opens_connection: bool,
     /// A fragment, the first or a later one; an IPv6 fragment header around a whole is none.
     pub fragment: bool,
 }
@@ -41,20 +40,26 @@ pub enum Protocol {
 
 impl Facts {
     pub const UNKNOWN: Self = Self {
-        source_be: [0; 16],
-        source_port_be: [0; 2],
-        dest_port_be: [0; 2],
+        source: SourceKey::UNKNOWN,
+        ports: 0,
         family: 0,
         protocol: Protocol::Unknown,
-        tcp_flags: 0,
-        quic_initial: false,
+        opens_connection: false,
         fragment: false,
     };
+
+    /// Source and destination, in network order.
+    #[must_use]
+    #[inline(always)]
+    pub fn ports_be(&self) -> [[u8; 2]; 2] {
+        let [a, b, c, d] = self.ports.to_ne_bytes();
+        [[a, b], [c, d]]
+    }
 
     #[must_use]
     #[inline(always)]
     pub fn dest_port(&self) -> u16 {
-        u16::from_be_bytes(self.dest_port_be)
+        u16::from_be_bytes(self.ports_be()[1])
     }
 
     /// The source as bans, buckets and totals know it.
@@ -62,36 +67,29 @@ impl Facts {
     #[inline(always)]
     pub fn source_key(&self) -> SourceKey {
         match self.family {
-            6 => SourceKey::v6(self.source_be),
-            _ => SourceKey {
-                address_be: self.source_be,
-            },
+            6 => self.source.network(),
+            _ => self.source,
         }
     }
+}
 
-    /// SYN without ACK, the one segment that a connection begins with; or a QUIC Initial.
-    #[must_use]
-    #[inline(always)]
-    pub fn opens_connection(&self) -> bool {
-        const SYN: u8 = 0x02;
-        const ACK: u8 = 0x10;
-        self.tcp_flags & (SYN | ACK) == SYN || self.quic_initial
-    }
+/// SYN without ACK, the one segment that a connection begins with.
+#[inline(always)]
+fn is_first_segment(tcp_flags: u8) -> bool {
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+    tcp_flags & (SYN | ACK) == SYN
 }
 
 /// Reads as far as the ports; `facts` keeps what was read before an early end.
 #[inline(always)]
 pub fn parse(mut packet: impl Cursor, facts: &mut Facts) -> Result<(), Reason> {
-    let mut ethertype = match packet.take::<14>() {
-        Some([.., high, low]) => u16::from_be_bytes([high, low]),
-        None => return Err(Reason::Malformed),
-    };
+    let mut ethertype = packet.take::<14>().ok_or(Reason::Malformed)?.u16::<12>();
     for _ in 0..VLAN_TAGS {
         if !is_vlan(ethertype) {
             break;
         }
-        let [_, _, high, low] = packet.take::<4>().ok_or(Reason::Malformed)?;
-        ethertype = u16::from_be_bytes([high, low]);
+        ethertype = packet.take::<4>().ok_or(Reason::Malformed)?.u16::<2>();
     }
     match ethertype {
         0x0800 => ipv4(packet, facts),
@@ -110,43 +108,26 @@ fn is_vlan(ethertype: u16) -> bool {
 #[inline(always)]
 fn ipv4(mut packet: impl Cursor, facts: &mut Facts) -> Result<(), Reason> {
     let header = packet.take::<20>().ok_or(Reason::Malformed)?;
-    let [
-        version_ihl,
-        _,
-        total_high,
-        total_low,
-        _,
-        _,
-        frag_high,
-        frag_low,
-        _,
-        protocol,
-        _,
-        _,
-        s0,
-        s1,
-        s2,
-        s3,
-        ..,
-    ] = header;
     facts.family = 4;
-    facts.source_be = mapped([s0, s1, s2, s3]);
+    facts.source = SourceKey::mapped(header.four::<12>());
 
+    let version_ihl = header.u8::<0>();
     let header_bytes = u32::from(version_ihl & 0x0f) * 4;
-    let total_bytes = u32::from(u16::from_be_bytes([total_high, total_low]));
+    let total_bytes = u32::from(header.u16::<2>());
     if version_ihl >> 4 != 4 || header_bytes < 20 || total_bytes < header_bytes {
         return Err(Reason::Malformed);
     }
     packet.skip((header_bytes - 20) as usize);
 
+    let field = header.u16::<6>();
     let fragment = Fragment {
-        offset: u16::from_be_bytes([frag_high, frag_low]) & 0x1fff,
-        more: frag_high & 0x20 != 0,
+        offset: field & 0x1fff,
+        more: field & 0x2000 != 0,
     };
     transport(
         packet,
         facts,
-        protocol,
+        header.u8::<9>(),
         total_bytes - header_bytes,
         fragment,
     )
@@ -158,34 +139,31 @@ fn ipv4(mut packet: impl Cursor, facts: &mut Facts) -> Result<(), Reason> {
     reason = "the field of a fragment header has 16 bits"
 )]
 fn ipv6<C: Cursor>(mut packet: C, facts: &mut Facts) -> Result<(), Reason> {
-    let [version, _, _, _, high, low, first, _] = packet.take::<8>().ok_or(Reason::Malformed)?;
-    let source = packet.take::<16>().ok_or(Reason::Malformed)?;
-    packet.skip(16);
-    if version >> 4 != 6 {
+    let header = packet.take::<40>().ok_or(Reason::Malformed)?;
+    if header.u8::<0>() >> 4 != 6 {
         return Err(Reason::Malformed);
     }
     facts.family = 6;
-    facts.source_be = source;
+    facts.source = SourceKey::of_words([header.eight::<8>(), header.eight::<16>()]);
 
-    let mut left = u32::from(u16::from_be_bytes([high, low]));
-    let mut next = first;
+    let mut left = u32::from(header.u16::<4>());
+    let mut next = header.u8::<6>();
     let mut fragment = Fragment::WHOLE;
     for _ in 0..EXT_HEADERS {
         if !is_extension(next) || fragment.offset != 0 {
             break;
         }
-        let [following, length, frag_high, frag_low] =
-            packet.take::<4>().ok_or(fragment.cut_short())?;
+        let header = packet.take::<4>().ok_or(fragment.cut_short())?;
         // Arithmetic instead of a `match`: with three ways through each of six headers the
         // verifier (6.18) walked 3^6 of them, since offsets into a packet that were added up
         // differently never look the same to it.
         let is_fragment = equal_mask::<C>(next, FRAGMENT);
         let is_authentication = equal_mask::<C>(next, AUTHENTICATION);
-        let length = u32::from(length);
+        let length = u32::from(header.u8::<1>());
         let header_bytes = (8 & is_fragment)
             | (((length + 2) * 4) & is_authentication)
             | (((length + 1) * 8) & !(is_fragment | is_authentication));
-        let field = u32::from(u16::from_be_bytes([frag_high, frag_low]));
+        let field = u32::from(header.u16::<2>());
         let held = u32::from(fragment.offset) << 3 | u32::from(fragment.more);
         let field = (field & is_fragment) | (held & !is_fragment);
         fragment = Fragment {
@@ -197,7 +175,7 @@ fn ipv6<C: Cursor>(mut packet: C, facts: &mut Facts) -> Result<(), Reason> {
         }
         left -= header_bytes;
         packet.skip((header_bytes - 4) as usize);
-        next = following;
+        next = header.u8::<0>();
     }
     if is_extension(next) && fragment.offset == 0 {
         return Err(Reason::ExtHeaderDepth);
@@ -242,26 +220,24 @@ fn transport(
     match protocol {
         6 => {
             // Up to and with the flags; the kernel checks the rest of the header itself.
-            let [p0, p1, p2, p3, .., flags] = packet.take::<14>().ok_or(fragment.cut_short())?;
+            let header = packet.take::<14>().ok_or(fragment.cut_short())?;
             if left < 20 {
                 return Err(fragment.cut_short());
             }
             facts.protocol = Protocol::Tcp;
-            facts.source_port_be = [p0, p1];
-            facts.dest_port_be = [p2, p3];
-            facts.tcp_flags = flags;
+            facts.ports = header.four::<0>();
+            facts.opens_connection = is_first_segment(header.u8::<13>());
             Ok(())
         }
         17 => {
-            let [p0, p1, p2, p3] = packet.take::<4>().ok_or(fragment.cut_short())?;
+            let header = packet.take::<4>().ok_or(fragment.cut_short())?;
             if left < 8 {
                 return Err(fragment.cut_short());
             }
             facts.protocol = Protocol::Udp;
-            facts.source_port_be = [p0, p1];
-            facts.dest_port_be = [p2, p3];
-            facts.quic_initial = match packet.take::<9>() {
-                Some([_, _, _, _, form, version @ ..]) if left >= 13 => is_initial(form, version),
+            facts.ports = header.four::<0>();
+            facts.opens_connection = match packet.take::<9>() {
+                Some(header) if left >= 13 => is_initial(header.u8::<4>(), header.u32::<5>()),
                 _ => false,
             };
             Ok(())
@@ -273,8 +249,8 @@ fn transport(
 /// A long header of type Initial, by the numbers of QUIC 1 and its drafts (RFC 9000) and of
 /// QUIC 2 (RFC 9369). A server answers any other version by naming its own, and holds nothing.
 #[inline(always)]
-fn is_initial(form: u8, version_be: [u8; 4]) -> bool {
-    let initial = match u32::from_be_bytes(version_be) {
+fn is_initial(form: u8, version: u32) -> bool {
+    let initial = match version {
         1 | 0xff00_0000..=0xff00_00ff => 0x80,
         0x6b33_43cf => 0x90,
         _ => return false,

@@ -16,7 +16,6 @@ pub fn packet(bytes: &[u8]) {
         Ok(()) => {
             assert!(facts.family == 4 || facts.family == 6, "{facts:?}");
             assert!(facts.protocol != Protocol::Unknown, "{facts:?}");
-            assert!(facts.protocol == Protocol::Tcp || facts.tcp_flags == 0);
         }
         Err(reason) => assert!(
             !matches!(

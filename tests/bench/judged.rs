@@ -23,7 +23,8 @@ const SIZES: [u32; 3] = [10, 1_000, 100_000];
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 
-pub(crate) fn measure(lab: &Lab) -> Result<Vec<Row>> {
+/// One verdict of each kind, beside xdp-filter's.
+pub(crate) fn verdicts(lab: &Lab) -> Result<Vec<Row>> {
     let mut bench = bench_object()?;
     let denied = syn("203.0.113.9".parse()?);
     let allowed = syn(host(network(7, false), 5));
@@ -89,6 +90,13 @@ pub(crate) fn measure(lab: &Lab) -> Result<Vec<Row>> {
             rows.push(Row::absent("verdicts", "xdp-filter", format!("{error:#}")));
         }
     }
+    Ok(rows)
+}
+
+/// What a verdict costs by the number of prefixes, and the structure alone beside the kernel's.
+pub(crate) fn all_lookups(lab: &Lab) -> Result<Vec<Row>> {
+    let mut bench = bench_object()?;
+    let mut rows = Vec::new();
     for v6 in [false, true] {
         for size in SIZES {
             say(&format!("lookups: {size} prefixes, {}", family(v6)));

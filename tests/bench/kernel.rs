@@ -17,7 +17,19 @@ fn main() -> anyhow::Result<()> {
     };
     let lab = xtask::lab::Lab::new("bench").context("make the namespaces")?;
     setup::pin_to_cpu(0)?;
-    let mut rows = judged::measure(&lab)?;
-    rows.extend(flood::measure(&lab)?);
+    setup::mount_bpffs()?;
+    // One part alone, while something is being tried.
+    let only = std::env::var("CLAWSEC_BENCH_ONLY").ok();
+    let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
+    let mut rows = Vec::new();
+    if wanted("verdicts") {
+        rows.extend(judged::verdicts(&lab)?);
+    }
+    if wanted("lookups") {
+        rows.extend(judged::all_lookups(&lab)?);
+    }
+    if wanted("flood") {
+        rows.extend(flood::measure(&lab)?);
+    }
     report::write(&rows, out.as_ref())
 }

@@ -26,6 +26,23 @@ pub(crate) fn pin_to_cpu(cpu: usize) -> Result<()> {
     sched_setaffinity(None, &set).context("pin to a CPU")
 }
 
+/// xdp-filter pins what it loads.
+pub(crate) fn mount_bpffs() -> Result<()> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").context("read the mounts")?;
+    if mounts
+        .lines()
+        .any(|line| line.contains(" /sys/fs/bpf bpf "))
+    {
+        return Ok(());
+    }
+    let mounted = Command::new("mount")
+        .args(["-t", "bpf", "bpf", "/sys/fs/bpf"])
+        .status()
+        .context("run mount")?;
+    anyhow::ensure!(mounted.success(), "no BPF filesystem at /sys/fs/bpf");
+    Ok(())
+}
+
 /// Runs `work` in a host's network namespace, on a thread of its own on CPU 0.
 pub(crate) fn inside<T: Send>(
     lab: &Lab,

@@ -5,7 +5,7 @@ use std::mem::offset_of;
 
 use clawsec_common::abi::{
     Bucket, Counter, Expiry, PINNED, PacketRecord, PortWord, RateClass, SCHEMA, SlotHeader,
-    SourceKey, Throttle, ThrottleKey, TimedCounts, TimedPrefix,
+    SourceKey, Tally, TallyKey, TallySet, TimedCounts, TimedPrefix,
 };
 use clawsec_common::reason::{Reason, Stat, Verdict};
 use clawsec_common::tree::TreeNode;
@@ -27,7 +27,7 @@ macro_rules! layout {
 fn the_layout_is_the_golden_one() {
     let mut text = format!("schema {SCHEMA}\n");
     layout!(text,
-        SourceKey { address_be }
+        SourceKey { words }
         SlotHeader { generation flags filled packet_interval_ns packet_tolerance_ns }
         PortWord { tcp udp guarded_tcp }
         RateClass { interval_ns tolerance_ns kind reserved }
@@ -37,11 +37,12 @@ fn the_layout_is_the_golden_one() {
         TimedCounts { bans ban_prefixes admissions reserved }
         Bucket { arrival_ns }
         Counter { packets bytes }
-        ThrottleKey { source reason observed reserved }
-        Throttle { total created_ns emitted_ns }
+        TallyKey { source reason }
+        Tally { created_ns key total emitted_ns seen_ns reserved }
+        TallySet { ways }
         PacketRecord {
             at_ns generation total created_ns source_be ifindex source_port_be dest_port_be reason
-            observed family protocol reserved
+            observed family protocol cpu
         }
     );
     for map in PINNED {

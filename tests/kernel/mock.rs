@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 
 use clawsec_common::abi::{
-    Budget, PacketRecord, PortWord, PrefixRule, RateClass, SourceKey, ThrottleKey,
+    Budget, PacketRecord, PortWord, PrefixRule, RateClass, SourceKey, TallySet, TimedCounts,
 };
 use clawsec_common::reason::Stat;
-use clawsec_ebpf::kernel::{Cell, Kernel, Slot, ThrottleCells};
+use clawsec_ebpf::kernel::{Cell, Kernel, Slot};
 use clawsec_ebpf::parse::Facts;
 use ipnet::IpNet;
 
@@ -32,7 +32,7 @@ pub(crate) struct Mock {
     pub(crate) records: RefCell<Vec<PacketRecord>>,
     ceilings: RefCell<HashMap<SourceKey, HostCell>>,
     buckets: RefCell<HashMap<SourceKey, HostCell>>,
-    throttles: RefCell<HashMap<ThrottleKey, (HostCell, HostCell, u64)>>,
+    tallies: RefCell<HashMap<u32, TallySet>>,
     budget: RefCell<Budget>,
 }
 
@@ -59,16 +59,16 @@ impl Cell for HostCell {
         self.0.set(new);
         Ok(())
     }
-
-    fn add(&self, amount: u64) {
-        self.0.set(self.0.get() + amount);
-    }
 }
 
 impl Kernel for Mock {
     type Cell = HostCell;
 
     fn now_ns(&self) -> u64 {
+        self.now_ns.get()
+    }
+
+    fn tick_ns(&self) -> u64 {
         self.now_ns.get()
     }
 
@@ -87,7 +87,7 @@ impl Kernel for Mock {
     }
 
     fn rule(&self, _: &Slot, facts: &Facts) -> Option<PrefixRule> {
-        let bits = u128::from_be_bytes(facts.source_be);
+        let bits = u128::from_be_bytes(facts.source.address_be());
         if facts.family == 4 {
             let bits = u32::try_from(bits & 0xffff_ffff).unwrap();
             let holds = |(length, network, _): &&(u32, [u8; 4], PrefixRule)| {
@@ -119,6 +119,15 @@ impl Kernel for Mock {
             .get(usize::from(class))
             .copied()
             .filter(|class| class.kind != 0)
+    }
+
+    fn timed(&self) -> TimedCounts {
+        TimedCounts {
+            bans: 1,
+            ban_prefixes: 1,
+            admissions: 1,
+            reserved: 0,
+        }
     }
 
     fn ban_expires_ns(&self, source: &SourceKey) -> u64 {
@@ -157,20 +166,8 @@ impl Kernel for Mock {
 
     fn stat(&self, _: Stat) {}
 
-    fn throttle(&self, key: &ThrottleKey) -> Option<ThrottleCells<HostCell>> {
-        let throttles = self.throttles.borrow();
-        throttles
-            .get(key)
-            .map(|(total, emitted_ns, created_ns)| ThrottleCells {
-                total: total.clone(),
-                emitted_ns: emitted_ns.clone(),
-                created_ns: *created_ns,
-            })
-    }
-
-    fn make_throttle(&self, key: &ThrottleKey, now_ns: u64) -> bool {
-        let entry = (HostCell::holding(1), HostCell::holding(now_ns), now_ns);
-        self.throttles.borrow_mut().insert(*key, entry).is_none()
+    fn with_tallies<T>(&self, set: u32, judge: impl FnOnce(&mut TallySet) -> T) -> Option<T> {
+        Some(judge(self.tallies.borrow_mut().entry(set).or_default()))
     }
 
     fn with_budget<T>(&self, judge: impl FnOnce(&mut Budget) -> T) -> Option<T> {
@@ -185,10 +182,14 @@ impl Kernel for Mock {
     fn ifindex(&self) -> u32 {
         1
     }
+
+    fn cpu(&self) -> u32 {
+        0
+    }
 }
 
 fn longest(prefixes: &[(IpNet, u64)], facts: &Facts) -> u64 {
-    let source = Ipv6Addr::from(facts.source_be);
+    let source = Ipv6Addr::from(facts.source.address_be());
     let source = match (facts.family, source.to_ipv4_mapped()) {
         (4, Some(v4)) => IpAddr::V4(v4),
         _ => IpAddr::V6(source),

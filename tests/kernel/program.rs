@@ -8,7 +8,7 @@ use aya::programs::{ProgramInfo, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions, VerifierLogLevel};
 use clawsec_common::abi::{
     self, Counter, Expiry, MAX_CLASSES, MAX_NODES, PORT_WORDS, PortWord, PrefixRule, RateClass,
-    SlotHeader, SourceKey, TimedCounts, TimedPrefix, name,
+    SlotHeader, SourceKey, Tally, TallySet, TimedCounts, TimedPrefix, name,
 };
 use clawsec_common::judged::{self, XDP_DROP, XDP_PASS};
 use clawsec_common::reason::{Reason, Stat, Verdict};
@@ -272,6 +272,19 @@ impl Program {
             .iter()
             .map(|counter| counter.packets)
             .sum())
+    }
+
+    /// The tallies of all CPUs.
+    pub(crate) fn tallies(&self) -> Result<Vec<Tally>> {
+        let map = self.ebpf.map(name::TALLIES).context("no tallies")?;
+        let map: PerCpuArray<_, TallySet> = map.try_into()?;
+        let mut held = Vec::new();
+        for set in 0..abi::TALLY_SETS {
+            let sets = map.get(&set, 0)?;
+            let ways = sets.iter().flat_map(|set| set.ways);
+            held.extend(ways.filter(|tally| tally.created_ns != 0));
+        }
+        Ok(held)
     }
 
     pub(crate) fn stat(&self, stat: Stat) -> Result<u64> {

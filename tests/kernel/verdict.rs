@@ -692,15 +692,11 @@ fn reports_at_once_then_once_a_second_with_the_running_total() {
     assert_eq!(told, [(NOW_NS, 1), (NOW_NS + 1_000_000_000, 6)]);
     drop(records);
 
-    let throttle = both
-        .program
-        .hash::<clawsec_common::abi::ThrottleKey, clawsec_common::abi::Throttle>(name::THROTTLE)
-        .unwrap();
-    let held: Vec<_> = throttle.iter().map(Result::unwrap).collect();
+    let held = both.program.tallies().unwrap();
     assert_eq!(held.len(), 1);
-    assert_eq!(held[0].0.source, SourceKey::v4([9, 9, 9, 9]));
-    assert_eq!((held[0].1.total, held[0].1.created_ns), (6, NOW_NS));
-    assert_eq!(held[0].1.emitted_ns, NOW_NS + 1_000_000_000);
+    assert_eq!(held[0].key.source, SourceKey::v4([9, 9, 9, 9]));
+    assert_eq!((held[0].total, held[0].created_ns), (6, NOW_NS));
+    assert_eq!(held[0].emitted_ns, NOW_NS + 1_000_000_000);
 }
 
 #[test]
@@ -776,7 +772,7 @@ fn a_class_that_the_policy_lacks_drops() {
 
 #[test]
 fn a_flood_of_forged_sources_costs_one_budget_and_is_counted_whole() {
-    let mut both = Both::new();
+    let both = Both::new();
     // Pinned to one CPU, whose budget it is.
     let cpu = rustix::thread::sched_getcpu();
     let mut cpus = rustix::thread::CpuSet::new();
@@ -795,16 +791,12 @@ fn a_flood_of_forged_sources_costs_one_budget_and_is_counted_whole() {
         both.program.packets(Reason::NotAllowed, false).unwrap(),
         3000
     );
-    let throttle = both
-        .program
-        .hash::<clawsec_common::abi::ThrottleKey, clawsec_common::abi::Throttle>(name::THROTTLE)
-        .unwrap();
-    let held = throttle
-        .iter()
-        .map(|entry| entry.unwrap().1.total)
-        .sum::<u64>();
-    assert_eq!(held, clawsec_common::abi::NEW_THROTTLES_PER_SECOND);
-    assert_eq!(both.program.stat(Stat::Unattributed).unwrap(), 2000);
+    let tallies = both.program.tallies().unwrap();
+    let held = tallies.iter().map(|tally| tally.total).sum::<u64>();
+    let budget = clawsec_common::abi::NEW_TALLIES_PER_SECOND;
+    assert_eq!(held, budget);
+    let unattributed = both.program.stat(Stat::Unattributed).unwrap();
+    assert_eq!(unattributed, 3000 - budget);
 }
 
 #[test]

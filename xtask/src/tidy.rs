@@ -101,7 +101,6 @@ const MAX_LINES: usize = 400;
 
 /// Files that were longer when the limit was set, or are tables of rows. Only ever lowered.
 const LONGER: &[(&str, usize)] = &[
-    ("clawsec-common/src/abi.rs", 441),
     ("clawsec-user/src/audit/sink.rs", 428),
     ("clawsec-user/src/audit/writer/tests.rs", 535),
     ("clawsec-user/src/enforcer/bans.rs", 442),

@@ -2,11 +2,14 @@
 
 extern crate std;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::vec;
 use std::vec::Vec;
 
-use super::{DEEPER, INNER_KEYS, INNER_LEVELS, LEAF_KEYS, NO_KEY, Nodes, TreeNode};
+use super::{
+    DEEPER, INNER_KEYS, INNER_LEVELS, LEAF_KEYS, LEVELS_SHIFT, NO_KEY, NO_SHORT_KEY, NODE_ENTRIES,
+    Nodes, TABLE_BITS, TreeNode,
+};
 use crate::abi::PrefixRule;
 
 /// Prefixes by length and network, bits after the length zero.
@@ -37,11 +40,10 @@ impl Nodes for Vec<TreeNode> {
 /// Builds one slot's nodes, the two roots first.
 ///
 /// # Errors
-/// When more than `limit` nodes, or more levels than `find` follows, would be needed.
+/// When more than `limit` nodes, or more levels than a search follows, would be needed.
 pub fn build(prefixes: &Prefixes, limit: usize) -> Result<Vec<TreeNode>, TooManyNodes> {
     let mut tree = Tree {
         nodes: vec![TreeNode::default(); 2],
-        plain: HashMap::new(),
         too_deep: false,
     };
 
@@ -49,7 +51,7 @@ pub fn build(prefixes: &Prefixes, limit: usize) -> Result<Vec<TreeNode>, TooMany
         let start = u64::from(u32::from_be_bytes(network));
         span(start, length.min(32), 32, rule.bits())
     });
-    let root4 = tree.tree(&ranges(v4.collect(), 0));
+    let root4 = tree.table(v4.collect(), u64::from(u32::MAX));
 
     let (short, long): (Vec<_>, Vec<_>) = prefixes
         .v6
@@ -71,11 +73,10 @@ pub fn build(prefixes: &Prefixes, limit: usize) -> Result<Vec<TreeNode>, TooMany
         let around = covering
             .get(held.wrapping_sub(1))
             .map_or(0, |(_, value)| *value);
-        let root = tree.tree(&ranges(inner, around));
-        let index = tree.push(root);
-        spans.push(span(high, 64, 64, DEEPER | index));
+        let way = tree.tree(&ranges(inner, around), Width::Full);
+        spans.push(span(high, 64, 64, way));
     }
-    let root6 = tree.tree(&ranges(spans, 0));
+    let root6 = tree.table(spans, u64::MAX);
 
     for (place, root) in tree.nodes.iter_mut().zip([root4, root6]) {
         *place = root;
@@ -152,10 +153,16 @@ fn begin(found: &mut Vec<(u64, u32)>, start: u64, value: u32) {
     }
 }
 
+/// How many bits a tree's keys have; see `of_tree`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Width {
+    /// At most 63.
+    Short,
+    Full,
+}
+
 struct Tree {
     nodes: Vec<TreeNode>,
-    /// Leaves that hold one value and no key.
-    plain: HashMap<u32, u32>,
     too_deep: bool,
 }
 
@@ -163,100 +170,140 @@ impl Tree {
     /// Appends a node; its index.
     fn push(&mut self, node: TreeNode) -> u32 {
         self.nodes.push(node);
-        u32::try_from(self.nodes.len() - 1).unwrap_or(u32::MAX)
+        self.next() - 1
     }
 
+    /// The index of the next node; beyond the limit of every slot where it does not fit.
     fn next(&self) -> u32 {
         u32::try_from(self.nodes.len()).unwrap_or(u32::MAX)
     }
 
-    /// Builds both halves; the root, not yet appended.
-    fn tree(&mut self, ranges: &[(u64, u32)]) -> TreeNode {
-        let split = ranges.partition_point(|(start, _)| *start < NO_KEY);
-        let (low, high) = ranges.split_at(split);
-        let low = self.half(low);
-        let mut upper: Vec<(u64, u32)> = high
+    /// Builds the table over the block that holds all spans but one of every key, and the trees
+    /// behind it; the root, not yet appended.
+    fn table(&mut self, spans: Vec<Span>, last_key: u64) -> TreeNode {
+        let is_all = |span: &Span| span.start == 0 && span.end == last_key;
+        let outside = spans
             .iter()
-            .map(|(start, value)| (start & !NO_KEY, *value))
-            .collect();
-        if upper.first().is_none_or(|(start, _)| *start != 0) {
-            let before = ranges
-                .get(split.wrapping_sub(1))
+            .find(|span| is_all(span))
+            .map_or(0, |span| span.value);
+        let inner = || spans.iter().filter(|span| !is_all(span));
+        let low = inner().map(|span| span.start).min().unwrap_or(0);
+        let high = inner().map(|span| span.end).max().unwrap_or(0);
+        // All ones below the highest bit in which two keys differ.
+        let block_bits = 64 - (low ^ high).leading_zeros();
+        let last = ones(block_bits);
+        let base = low & !last;
+        let ranges = ranges(spans, 0);
+
+        // Four entries a range: most then hold one rule, and a search ends there.
+        let worth = usize::BITS - ranges.len().leading_zeros() + 2;
+        let shift = block_bits - worth.min(TABLE_BITS).min(block_bits);
+        let entries = (last >> shift) + 1;
+        let first = self.next();
+        let parts = usize::try_from(entries)
+            .unwrap_or(usize::MAX)
+            .div_ceil(NODE_ENTRIES);
+        self.nodes
+            .resize(self.nodes.len() + parts, TreeNode::default());
+
+        let mut next = ranges.partition_point(|(start, _)| *start <= base);
+        for (entry, place) in (0..entries).zip(0_usize..) {
+            let start = base + (entry << shift);
+            let value = next
+                .checked_sub(1)
+                .and_then(|before| ranges.get(before))
                 .map_or(0, |(_, value)| *value);
-            upper.insert(0, (0, before));
+            let mut held = vec![(0, value)];
+            while let Some((at, value)) = ranges.get(next)
+                && *at - start <= ones(shift)
+            {
+                begin(&mut held, at - start, *value);
+                next += 1;
+            }
+            // The next entry may begin a range.
+            while ranges
+                .get(next)
+                .is_some_and(|(at, _)| at - start == ones(shift) + 1)
+            {
+                next += 1;
+            }
+            let value = match held.as_slice() {
+                [(_, value)] if *value & DEEPER == 0 => *value,
+                _ => self.tree(&held, Width::Short),
+            };
+            let node = first as usize + place / NODE_ENTRIES;
+            let word = place % NODE_ENTRIES;
+            if let Some(word) = self
+                .nodes
+                .get_mut(node)
+                .and_then(|n| n.words.get_mut(word / 2))
+            {
+                *word |= u64::from(value) << (32 * (place % 2));
+            }
         }
-        let high = self.half(&upper);
-        let mut root = TreeNode::default();
-        for (word, value) in root.words.iter_mut().zip(low.into_iter().chain(high)) {
-            *word = value;
+        TreeNode {
+            words: [
+                base,
+                last,
+                u64::from(shift),
+                u64::from(outside) | u64::from(first) << 32,
+                0,
+                0,
+                0,
+                0,
+            ],
         }
-        root
     }
 
-    /// Builds the tree of ranges that begin at 0; its half of the root.
-    fn half(&mut self, ranges: &[(u64, u32)]) -> [u64; 4] {
-        let values: Vec<u32> = ranges.iter().map(|(_, value)| *value).collect();
-        let keys: Vec<u64> = ranges.iter().skip(1).map(|(start, _)| *start).collect();
-        if keys.is_empty() {
-            let value = values.first().copied().unwrap_or(0);
-            let leaf = if let Some(leaf) = self.plain.get(&value) {
-                *leaf
-            } else {
-                let leaf = self.push(leaf_node(&[], &[value]));
-                self.plain.insert(value, leaf);
-                leaf
-            };
-            return [0, 0, u64::from(leaf) << 32, 0];
-        }
-
-        let leaf = self.next();
+    /// Builds the tree of ranges that begin at 0; the way to it.
+    fn tree(&mut self, ranges: &[(u64, u32)], width: Width) -> u32 {
+        let no_key = match width {
+            Width::Short => NO_SHORT_KEY,
+            Width::Full => NO_KEY,
+        };
         let mut firsts = Vec::new();
-        for (index, chunk) in keys.chunks(LEAF_KEYS).enumerate() {
-            let from = index * LEAF_KEYS;
-            let values = values.get(from..=from + chunk.len()).unwrap_or(&[]);
-            self.push(leaf_node(chunk, values));
-            firsts.extend(chunk.first());
+        let mut below = self.next();
+        for held in ranges.chunks(LEAF_KEYS + 1) {
+            self.push(leaf_node(held, no_key));
+            firsts.extend(held.first().map(|(start, _)| *start));
         }
-        let mut bases = Vec::new();
+        let mut levels = 0;
         while firsts.len() > 1 {
-            bases.push(self.next());
+            let level = self.next();
             let mut above = Vec::new();
-            for children in firsts.chunks(INNER_KEYS + 1) {
-                let mut node = TreeNode { words: [NO_KEY; 8] };
+            for (children, group) in firsts.chunks(INNER_KEYS + 1).zip(0_u32..) {
+                let mut node = TreeNode { words: [no_key; 8] };
                 for (word, key) in node.words.iter_mut().zip(children.iter().skip(1)) {
-                    *word = *key;
+                    *word = *key - 1;
                 }
+                let [.., child] = &mut node.words;
+                *child = u64::from(below) + u64::from(group) * (INNER_KEYS as u64 + 1);
                 self.push(node);
                 above.extend(children.first());
             }
             firsts = above;
+            below = level;
+            levels += 1;
         }
-        self.too_deep |= bases.len() > INNER_LEVELS;
-
-        // `bases` is from the leaves up, the root's levels from the top down and ending there.
-        let mut levels = [0_u64; INNER_LEVELS];
-        for (level, base) in levels.iter_mut().rev().zip(&bases) {
-            *level = u64::from(*base);
-        }
-        let [l0, l1, l2, l3, l4] = levels;
-        let leaf = u64::from(leaf);
-        [
-            l0 | l1 << 32,
-            l2 | l3 << 32,
-            l4 | leaf << 32,
-            bases.len() as u64,
-        ]
+        self.too_deep |= levels > INNER_LEVELS;
+        DEEPER | levels << LEVELS_SHIFT | (self.next() - 1)
     }
 }
 
-fn leaf_node(keys: &[u64], values: &[u32]) -> TreeNode {
-    let mut words = [NO_KEY, NO_KEY, NO_KEY, NO_KEY, NO_KEY, 0, 0, 0];
-    for (word, key) in words.iter_mut().zip(keys) {
-        *word = *key;
+/// All ones in the lowest `bits`, at most 64.
+fn ones(bits: u32) -> u64 {
+    1_u64.checked_shl(bits).map_or(u64::MAX, |power| power - 1)
+}
+
+/// A leaf of at most six ranges.
+fn leaf_node(ranges: &[(u64, u32)], no_key: u64) -> TreeNode {
+    let mut words = [no_key, no_key, no_key, no_key, no_key, 0, 0, 0];
+    for (word, (start, _)) in words.iter_mut().zip(ranges.iter().skip(1)) {
+        *word = *start - 1;
     }
-    for (word, pair) in words.iter_mut().skip(LEAF_KEYS).zip(values.chunks(2)) {
-        let high = pair.get(1).copied().unwrap_or(0);
-        *word = u64::from(pair.first().copied().unwrap_or(0)) | u64::from(high) << 32;
+    for (word, pair) in words.iter_mut().skip(LEAF_KEYS).zip(ranges.chunks(2)) {
+        let value = |place: usize| pair.get(place).map_or(0, |(_, value)| u64::from(*value));
+        *word = value(0) | value(1) << 32;
     }
     TreeNode { words }
 }

@@ -1,13 +1,12 @@
 //! 64-bit atomics on map memory.
 //!
 //! `bpfel-unknown-none` says `atomic-cas: false` (rustc 1.95, 1.96), so that `AtomicU64` has no
-//! such methods, although the CPU (`-Ctarget-cpu=v3`, kernel 5.12) does. Two rules:
-//! * a result that is used comes from an AcqRel operation: LLVM 22 drops `BPF_FETCH` from relaxed
-//!   additions and exchanges whose result is used, and returns the operand (llvm-project issue
-//!   210280). Its compare-and-swap came out right when tried relaxed, but nothing promises it;
-//! * the result of an addition is thrown away, so it may be relaxed: one `lock add`.
+//! such methods, although the CPU (`-Ctarget-cpu=v3`, kernel 5.12) does. One rule: a result that is
+//! used comes from an AcqRel operation. LLVM 22 drops `BPF_FETCH` from relaxed additions and
+//! exchanges whose result is used, and returns the operand (llvm-project issue 210280). Its
+//! compare-and-swap came out right when tried relaxed, but nothing promises it.
 
-use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
+use core::intrinsics::{AtomicOrdering, atomic_cxchg};
 
 use clawsec_ebpf::kernel::Cell;
 
@@ -39,11 +38,5 @@ impl Cell for MapCell {
             )
         };
         if seen == old { Ok(()) } else { Err(seen) }
-    }
-
-    #[inline(always)]
-    fn add(&self, amount: u64) {
-        // SAFETY: as above.
-        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(self.0, amount) };
     }
 }

@@ -44,8 +44,7 @@ pub(crate) static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries
 #[map]
 pub(crate) static STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(abi::STATS, 0);
 #[map]
-pub(crate) static THROTTLE: LruHashMap<ThrottleKey, Throttle> =
-    LruHashMap::with_max_entries(MAX_THROTTLES, 0);
+pub(crate) static TALLIES: PerCpuArray<TallySet> = PerCpuArray::with_max_entries(TALLY_SETS, 0);
 #[map]
 pub(crate) static BUDGET: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
 #[map]
@@ -56,6 +55,10 @@ pub(crate) static CLOCK: Array<u64> = Array::with_max_entries(1, 0);
 /// Set at load; while 0 the verifier removes the log lines as dead code.
 #[unsafe(no_mangle)]
 pub(crate) static BPF_LOG: Global<u8> = Global::new(0);
+
+/// Set at load to this kernel's.
+#[unsafe(no_mangle)]
+pub(crate) static TICK_NS: Global<u64> = Global::new(4_000_000);
 
 /// The injected clock.
 #[inline(always)]

@@ -14,7 +14,6 @@ mod skb;
 
 use aya_ebpf::bindings::tcx_action_base::{TCX_DROP, TCX_NEXT};
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use clawsec_common::judged;
@@ -22,25 +21,21 @@ use clawsec_common::reason::Verdict;
 use clawsec_ebpf::decide::decide;
 
 use self::cursor::PacketCursor;
-use self::side::MapKernel;
+use self::side::{Clock, KernelClock, MapKernel, SetClock};
 use self::skb::SkbCursor;
 
 /// Production: judged by the kernel's clock. `frags` (kernel 5.18) lets it attach where frames
 /// are larger than a page; headers are in the first part always.
 #[xdp(frags)]
 pub(crate) fn clawsec_xdp(ctx: XdpContext) -> u32 {
-    // SAFETY: takes no argument. Coarse costs half of the exact clock; a tick is at most 10 ms.
-    run(&MapKernel::new(&ctx, || unsafe {
-        bpf_ktime_get_coarse_ns()
-    }))
+    run(&MapKernel::new(&ctx, KernelClock))
 }
 
 /// Where the driver takes no XDP program: the same decision at the tcx hook (kernel 6.6), in the
 /// stack and before everything else in it. What passes goes on to the next program there.
 #[classifier]
 pub(crate) fn clawsec_tcx(ctx: TcContext) -> i32 {
-    // SAFETY: takes no argument.
-    let kernel = MapKernel::new(&ctx, || unsafe { bpf_ktime_get_coarse_ns() });
+    let kernel = MapKernel::new(&ctx, KernelClock);
     match decide(SkbCursor::new(&ctx), &kernel) {
         Verdict::Pass => TCX_NEXT,
         Verdict::Drop => TCX_DROP,
@@ -51,13 +46,13 @@ pub(crate) fn clawsec_tcx(ctx: TcContext) -> i32 {
 /// `explain` and `replay`. Run, never attached.
 #[xdp(frags)]
 pub(crate) fn clawsec_xdp_clocked(ctx: XdpContext) -> u32 {
-    let kernel = MapKernel::new(&ctx, maps::clock_ns);
+    let kernel = MapKernel::new(&ctx, SetClock);
     let action = run(&kernel);
     judged::encode(action, kernel.counted())
 }
 
 #[inline(always)]
-fn run<F: Fn() -> u64>(kernel: &MapKernel<'_, XdpContext, F>) -> u32 {
+fn run<K: Clock>(kernel: &MapKernel<'_, XdpContext, K>) -> u32 {
     match decide(PacketCursor::new(kernel.ctx()), kernel) {
         Verdict::Pass => XDP_PASS,
         Verdict::Drop => XDP_DROP,

@@ -3,36 +3,77 @@
 use core::cell::Cell;
 
 use aya_ebpf::bindings::{BPF_F_CURRENT_CPU, BPF_NOEXIST};
-use aya_ebpf::helpers::generated::bpf_perf_event_output;
+use aya_ebpf::helpers::generated::{
+    bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_perf_event_output,
+};
 use aya_ebpf::maps::LpmTrie;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_log_ebpf::info;
 use clawsec_common::abi::{
     Bucket, Budget, Expiry, MAX_CLASSES, MAX_NODES, PORT_WORDS, PacketRecord, PortWord, PrefixRule,
-    RateClass, SlotHeader, SourceKey, Throttle, ThrottleKey, TimedCounts, TimedPrefix,
+    RateClass, SlotHeader, SourceKey, TallySet, TimedCounts, TimedPrefix,
 };
 use clawsec_common::reason::{Reason, Stat};
-use clawsec_common::tree::{self, Nodes, TreeNode};
-use clawsec_ebpf::kernel::{Kernel, Slot, ThrottleCells};
+use clawsec_common::tree::{self, Nodes, ROOT4, ROOT6, TreeNode};
+use clawsec_ebpf::kernel::{Kernel, Slot};
 use clawsec_ebpf::parse::Facts;
 
 use super::atomic::MapCell;
 use super::maps;
 use super::received::Received;
 
-pub(crate) struct MapKernel<'a, C, F> {
+pub(crate) struct MapKernel<'a, C, K> {
     ctx: &'a C,
-    now_ns: F,
+    clock: K,
     /// The counter that this packet moved; dead code where nobody asks.
     counted: Cell<u32>,
 }
 
-impl<'a, C: Received, F: Fn() -> u64> MapKernel<'a, C, F> {
+/// Where the time comes from.
+pub(crate) trait Clock {
+    fn now_ns(&self) -> u64;
+    fn tick_ns(&self) -> u64;
+}
+
+/// The kernel's own two.
+pub(crate) struct KernelClock;
+
+impl Clock for KernelClock {
     #[inline(always)]
-    pub(crate) fn new(ctx: &'a C, now_ns: F) -> Self {
+    fn now_ns(&self) -> u64 {
+        // SAFETY: takes no argument. Coarse costs half of the exact clock; a tick is at most 10 ms.
+        unsafe { bpf_ktime_get_coarse_ns() }
+    }
+
+    /// The verifier replaces the call by a read of the kernel's variable, on 64-bit hosts.
+    #[inline(always)]
+    fn tick_ns(&self) -> u64 {
+        // SAFETY: takes no argument.
+        unsafe { bpf_jiffies64() }.wrapping_mul(maps::TICK_NS.load())
+    }
+}
+
+/// One that the caller sets, for both.
+pub(crate) struct SetClock;
+
+impl Clock for SetClock {
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        maps::clock_ns()
+    }
+
+    #[inline(always)]
+    fn tick_ns(&self) -> u64 {
+        maps::clock_ns()
+    }
+}
+
+impl<'a, C: Received, K: Clock> MapKernel<'a, C, K> {
+    #[inline(always)]
+    pub(crate) fn new(ctx: &'a C, clock: K) -> Self {
         Self {
             ctx,
-            now_ns,
+            clock,
             counted: Cell::new(0),
         }
     }
@@ -49,12 +90,17 @@ impl<'a, C: Received, F: Fn() -> u64> MapKernel<'a, C, F> {
     }
 }
 
-impl<C: Received, F: Fn() -> u64> Kernel for MapKernel<'_, C, F> {
+impl<C: Received, K: Clock> Kernel for MapKernel<'_, C, K> {
     type Cell = MapCell;
 
     #[inline(always)]
     fn now_ns(&self) -> u64 {
-        (self.now_ns)()
+        self.clock.now_ns()
+    }
+
+    #[inline(always)]
+    fn tick_ns(&self) -> u64 {
+        self.clock.tick_ns()
     }
 
     #[inline(always)]
@@ -90,11 +136,12 @@ impl<C: Received, F: Fn() -> u64> Kernel for MapKernel<'_, C, F> {
         let nodes = SlotNodes {
             first: slot.index * MAX_NODES,
         };
+        let [first, second] = facts.source.words.map(u64::from_be);
         if facts.family == 4 {
-            let [.., a, b, c, d] = facts.source_be;
-            tree::find4(&nodes, [a, b, c, d])
+            // Of the mapped form the last four bytes.
+            tree::find(&nodes, ROOT4, second & 0xffff_ffff, 0)
         } else {
-            tree::find6(&nodes, facts.source_be)
+            tree::find(&nodes, ROOT6, first, second)
         }
     }
 
@@ -110,10 +157,12 @@ impl<C: Received, F: Fn() -> u64> Kernel for MapKernel<'_, C, F> {
     }
 
     #[inline(always)]
+    fn timed(&self) -> TimedCounts {
+        maps::TIMED.get(0).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
     fn ban_expires_ns(&self, source: &SourceKey) -> u64 {
-        if timed().bans == 0 {
-            return 0;
-        }
         // SAFETY: a plain read of one aligned u64 that the daemon may replace meanwhile.
         maps::BANS
             .get_ptr(source)
@@ -122,17 +171,11 @@ impl<C: Received, F: Fn() -> u64> Kernel for MapKernel<'_, C, F> {
 
     #[inline(always)]
     fn ban_prefix_expires_ns(&self, facts: &Facts) -> u64 {
-        if timed().ban_prefixes == 0 {
-            return 0;
-        }
         longest(&maps::BAN_PREFIXES, facts)
     }
 
     #[inline(always)]
     fn admission_expires_ns(&self, facts: &Facts) -> u64 {
-        if timed().admissions == 0 {
-            return 0;
-        }
         longest(&maps::ADMISSIONS, facts)
     }
 
@@ -189,28 +232,11 @@ impl<C: Received, F: Fn() -> u64> Kernel for MapKernel<'_, C, F> {
     }
 
     #[inline(always)]
-    fn throttle(&self, key: &ThrottleKey) -> Option<ThrottleCells<MapCell>> {
-        let entry = maps::THROTTLE.get_ptr_mut(key)?;
-        // SAFETY: into the value just found; see `bucket` for what an eviction means.
-        unsafe {
-            Some(ThrottleCells {
-                total: MapCell::new(&raw mut (*entry).total),
-                emitted_ns: MapCell::new(&raw mut (*entry).emitted_ns),
-                created_ns: (*entry).created_ns,
-            })
-        }
-    }
-
-    #[inline(always)]
-    fn make_throttle(&self, key: &ThrottleKey, now_ns: u64) -> bool {
-        let entry = Throttle {
-            total: 1,
-            created_ns: now_ns,
-            emitted_ns: now_ns,
-        };
-        maps::THROTTLE
-            .insert(key, entry, BPF_NOEXIST.into())
-            .is_ok()
+    fn with_tallies<T>(&self, set: u32, judge: impl FnOnce(&mut TallySet) -> T) -> Option<T> {
+        // SAFETY: this CPU's own value, borrowed for this call only.
+        maps::TALLIES
+            .get_ptr_mut(set)
+            .map(|set| judge(unsafe { &mut *set }))
     }
 
     #[inline(always)]
@@ -252,6 +278,12 @@ impl<C: Received, F: Fn() -> u64> Kernel for MapKernel<'_, C, F> {
     fn ifindex(&self) -> u32 {
         self.ctx.ifindex()
     }
+
+    #[inline(always)]
+    fn cpu(&self) -> u32 {
+        // SAFETY: takes no argument.
+        unsafe { bpf_get_smp_processor_id() }
+    }
 }
 
 /// The nodes of one slot.
@@ -276,22 +308,15 @@ impl Nodes for SlotNodes {
     }
 }
 
-#[inline(always)]
-fn timed() -> TimedCounts {
-    maps::TIMED.get(0).copied().unwrap_or_default()
-}
-
 /// The end of the longest prefix that holds the source.
 #[inline(always)]
 fn longest(trie: &LpmTrie<TimedPrefix, Expiry>, facts: &Facts) -> u64 {
+    let address_be = facts.source.address_be();
     let key = if facts.family == 4 {
-        let [.., a, b, c, d] = facts.source_be;
+        let [.., a, b, c, d] = address_be;
         Key::new(TimedPrefix::FAMILY_BITS + 32, TimedPrefix::v4([a, b, c, d]))
     } else {
-        Key::new(
-            TimedPrefix::FAMILY_BITS + 128,
-            TimedPrefix::v6(facts.source_be),
-        )
+        Key::new(TimedPrefix::FAMILY_BITS + 128, TimedPrefix::v6(address_be))
     };
     trie.get(key).map_or(0, |expiry| expiry.expires_ns)
 }

@@ -67,6 +67,8 @@ impl<'a> SkbCursor<'a> {
 }
 
 impl Cursor for SkbCursor<'_> {
+    type Header<const N: usize> = [u8; N];
+
     #[inline(always)]
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         /// Either kind of tag is stepped over alike.

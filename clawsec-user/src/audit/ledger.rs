@@ -1,7 +1,7 @@
 //! The kernel's drops, exactly: what is written sums to the kernel's counters at each checkpoint.
 //!
-//! The counters are the truth; naming sources is best effort. A throttle entry's running total
-//! says how many drops of one source it has seen, so a lost event loses nothing: the next one
+//! The counters are the truth; naming sources is best effort. A tally's running total says how many
+//! drops of one source one CPU has seen, so a lost event loses nothing: the next one
 //! carries it. What no event has named when a checkpoint comes is written without a source and
 //! becomes a *debt*; later events settle the debt first, and only what exceeds it is counted.
 //!
@@ -28,9 +28,11 @@ pub struct Ledger {
     /// By name; also gives each reason the small number that baselines use.
     numbers: BTreeMap<String, u16>,
     tallies: Vec<Tally>,
-    baselines: HashMap<(IpAddr, u16), Baseline>,
+    baselines: HashMap<TallyName, Baseline>,
     /// The same, by age: the oldest is evicted first, which moves the horizon least.
-    ages: BTreeSet<(u64, IpAddr, u16)>,
+    ages: BTreeSet<(u64, TallyName)>,
+    /// When the last event of a source and reason was written, of whatever CPU.
+    paced: HashMap<(IpAddr, u16), u64>,
     /// Entries created up to here whose baseline is not known may have been counted already.
     horizon_ns: u64,
     limits: LedgerLimits,
@@ -38,17 +40,30 @@ pub struct Ledger {
     stated: Option<BTreeMap<String, u64>>,
 }
 
-/// One event of the kernel's throttle.
+/// Source, reason, CPU.
+type TallyName = (IpAddr, u16, u32);
+
+/// What the kernel says of one tally.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attribution<'a> {
     /// /32, or the first address of a /64.
     pub source: IpAddr,
     pub reason: &'a str,
-    /// When the throttle entry was made, by the kernel's monotonic clock; names its life.
+    /// When the tally was begun, by the kernel's monotonic clock; names its life.
     pub created_ns: u64,
     /// Drops since then.
     pub total: u64,
+    /// The CPU that counts.
+    pub cpu: u32,
+    /// When an event was sent, by the same clock: those of a source and reason that several CPUs
+    /// send within one second are one record, and the rest is named a second later. `None` for
+    /// what was read at a checkpoint.
+    pub event_ns: Option<u64>,
 }
+
+/// Between two records of one source and reason; a little less than the kernel's own second, of
+/// which a tick may be missing.
+const PACE_NS: u64 = 900_000_000;
 
 /// Where the kernel's maps come from at start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +131,7 @@ impl Ledger {
             tallies: Vec::new(),
             baselines: HashMap::new(),
             ages: BTreeSet::new(),
+            paced: HashMap::new(),
             horizon_ns: now_ns,
             limits,
             records_left: limits.records,
@@ -140,7 +156,7 @@ impl Ledger {
     /// Takes one event. Idempotent: the same event twice counts once.
     pub fn attribute(&mut self, event: Attribution<'_>) -> Option<Entry> {
         let number = self.number(event.reason);
-        let key = (event.source, number);
+        let key = (event.source, number, event.cpu);
         let known = self.baselines.get(&key).copied();
         let seen = match known {
             Some(base) if base.created_ns == event.created_ns => base.seen,
@@ -153,9 +169,16 @@ impl Ledger {
             _ => 0,
         };
         let named = event.total.checked_sub(seen).filter(|named| *named > 0)?;
-        if self.records_left == 0 {
+        let early = event.event_ns.is_some_and(|at_ns| {
+            let last_ns = self.paced.get(&(event.source, number));
+            last_ns.is_some_and(|last_ns| at_ns.saturating_sub(*last_ns) < PACE_NS)
+        });
+        if early || self.records_left == 0 {
             // The baseline stays, so that a later event names these too.
             return None;
+        }
+        if let Some(at_ns) = event.event_ns {
+            self.paced.insert((event.source, number), at_ns);
         }
         self.records_left -= 1;
         self.remember(key, known, event, event.total);
@@ -180,6 +203,7 @@ impl Ledger {
     ) -> Vec<Entry> {
         let mut entries = Vec::new();
         self.records_left = self.limits.records;
+        self.paced.clear();
         let counter = |tally: &Tally| counters.get(&tally.reason).copied().unwrap_or(0);
         if self
             .tallies
@@ -257,22 +281,22 @@ impl Ledger {
 
     fn remember(
         &mut self,
-        key: (IpAddr, u16),
+        key: TallyName,
         known: Option<Baseline>,
         event: Attribution<'_>,
         seen: u64,
     ) {
         if let Some(known) = known {
-            self.ages.remove(&(known.created_ns, key.0, key.1));
+            self.ages.remove(&(known.created_ns, key));
         }
         let created_ns = event.created_ns;
         self.baselines.insert(key, Baseline { created_ns, seen });
-        self.ages.insert((created_ns, key.0, key.1));
+        self.ages.insert((created_ns, key));
         while self.baselines.len() > self.limits.baselines {
-            let Some((oldest_ns, source, reason)) = self.ages.pop_first() else {
+            let Some((oldest_ns, oldest)) = self.ages.pop_first() else {
                 break;
             };
-            self.baselines.remove(&(source, reason));
+            self.baselines.remove(&oldest);
             self.horizon_ns = self.horizon_ns.max(oldest_ns);
         }
     }
@@ -312,6 +336,8 @@ mod tests {
             reason: REASONS[0],
             created_ns,
             total,
+            cpu: 0,
+            event_ns: None,
         }
     }
 
@@ -438,7 +464,28 @@ mod tests {
         assert_eq!((entry.event.count, entry.event.settles), (0, 9));
     }
 
-    /// A kernel with a small LRU throttle, and a wire that loses and reorders.
+    #[test]
+    fn what_several_cpus_say_within_a_second_is_one_record() {
+        let mut ledger = fresh(LedgerLimits::default());
+        let event = |cpu, at_ns, total| Attribution {
+            cpu,
+            event_ns: Some(at_ns),
+            ..attribution(1, 10, total)
+        };
+        let mut count = |event| ledger.attribute(event).map(|entry| entry.event.count);
+        let second_ns = 1_000_000_000;
+        assert_eq!(count(event(0, 50, 1)), Some(1));
+        assert_eq!(count(event(1, 60, 1)), None, "another CPU, at once");
+        assert_eq!(count(event(0, 50 + second_ns, 900)), Some(899));
+        assert_eq!(count(event(1, 60 + second_ns, 700)), None);
+        let rest = Attribution {
+            event_ns: None,
+            ..event(1, 0, 701)
+        };
+        assert_eq!(count(rest), Some(701), "the checkpoint's reading");
+    }
+
+    /// A kernel with few places for tallies, and a wire that loses and reorders.
     struct Kernel {
         random: u64,
         clock_ns: u64,
@@ -498,6 +545,8 @@ mod tests {
                 reason: REASONS[reason],
                 created_ns,
                 total,
+                cpu: 0,
+                event_ns: (self.roll(2) == 0).then_some(self.clock_ns),
             })
         }
     }

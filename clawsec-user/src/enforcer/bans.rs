@@ -111,7 +111,7 @@ pub(super) fn resume(maps: &mut Maps) -> Result<(), EnforcerError> {
 
 /// The source of a key; `None` where the program read no address.
 pub(super) fn address(key: SourceKey) -> Option<IpAddr> {
-    (key != SourceKey::UNKNOWN).then(|| IpAddr::from(key.address_be).to_canonical())
+    (key != SourceKey::UNKNOWN).then(|| IpAddr::from(key.address_be()).to_canonical())
 }
 
 fn ban_sources(maps: &mut Maps, pairs: &[(SourceKey, Expiry)]) -> Result<(), EnforcerError> {
@@ -446,9 +446,7 @@ mod tests {
 
     #[test]
     fn names_a_source_as_the_program_does() {
-        let v6 = SourceKey {
-            address_be: [0x20, 1, 0xd, 0xb8, 0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0],
-        };
+        let v6 = SourceKey::of_bytes([0x20, 1, 0xd, 0xb8, 0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0]);
         for (text, key, back) in [
             (
                 "192.0.2.7/32",

@@ -46,6 +46,8 @@ pub struct PacketEvent {
     /// Drops of this source and reason since `created_ns`, this one included.
     pub total: u64,
     pub created_ns: u64,
+    /// Whose total it is: each CPU counts for itself.
+    pub cpu: u32,
 }
 
 /// What one reading gave.
@@ -175,16 +177,14 @@ impl TryFrom<PacketRecord> for PacketEvent {
     /// Fails on a reason of another ABI, with its number.
     fn try_from(record: PacketRecord) -> Result<Self, u8> {
         let reason = Reason::from_number(record.reason).ok_or(record.reason)?;
-        let source = address(SourceKey {
-            address_be: record.source_be,
-        });
+        let source = address(SourceKey::of_bytes(record.source_be));
         Ok(Self {
             reason: reason.as_str(),
             effect: Effect::of_drop(record.observed),
             source,
             counted_as: source.map(|source| match source {
                 IpAddr::V4(_) => source,
-                IpAddr::V6(v6) => IpAddr::from(SourceKey::v6(v6.octets()).address_be),
+                IpAddr::V6(v6) => IpAddr::from(SourceKey::v6(v6.octets()).address_be()),
             }),
             source_port: u16::from_be_bytes(record.source_port_be),
             dest_port: u16::from_be_bytes(record.dest_port_be),
@@ -198,6 +198,7 @@ impl TryFrom<PacketRecord> for PacketEvent {
             generation: record.generation,
             total: record.total,
             created_ns: record.created_ns,
+            cpu: record.cpu,
         })
     }
 }
@@ -244,6 +245,7 @@ mod tests {
         bytes[57] = 1;
         bytes[58] = 6;
         bytes[59] = 6;
+        bytes[60..64].copy_from_slice(&3_u32.to_ne_bytes());
         let event = decode(&bytes[..33], &bytes[33..]).unwrap();
         assert_eq!(
             event,
@@ -260,6 +262,7 @@ mod tests {
                 generation: 3,
                 total: 41,
                 created_ns: 8,
+                cpu: 3,
             }
         );
         assert_eq!(decode(&bytes[..40], &[]), None, "cut short");

@@ -1,12 +1,11 @@
 //! What the program has counted: by reason exactly, by source as far as it could.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
 
-use aya::maps::{MapError, MapInfo};
-use clawsec_common::abi::{MAX_THROTTLES, PINNED, REASONS, Throttle, ThrottleKey, name};
+use aya::maps::MapInfo;
+use clawsec_common::abi::{PINNED, REASONS, TALLY_SETS, Tally, TallyKey, name};
 use clawsec_common::reason::{Reason, Stat, Verdict};
 
 use super::bans::address;
@@ -38,7 +37,7 @@ pub struct StatCount {
     pub count: u64,
 }
 
-/// Drops of one source for one reason since `created_ns`.
+/// Drops of one source for one reason on one CPU since `created_ns`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SourceTotal {
     /// `None`: the packets ended before an address. For IPv6 the first address of the /64.
@@ -47,6 +46,7 @@ pub struct SourceTotal {
     pub effect: Effect,
     pub total: u64,
     pub created_ns: u64,
+    pub cpu: u32,
 }
 
 impl Effect {
@@ -112,28 +112,49 @@ pub(super) fn stats(maps: &Maps) -> Result<Vec<StatCount>, EnforcerError> {
 }
 
 pub(super) fn harvest(maps: &Maps) -> Result<Vec<SourceTotal>, EnforcerError> {
-    // An entry that is evicted under the reading starts the kernel's walk anew: what was read
-    // twice is kept once, and the walk ends at twice the map's size whatever happens.
-    let mut held: HashMap<ThrottleKey, Throttle> = HashMap::new();
-    for entry in maps.throttle.iter().take(2 * MAX_THROTTLES as usize) {
-        match entry {
-            Ok((key, throttle)) => {
-                held.insert(key, throttle);
+    let mut totals = Vec::new();
+    for set in 0..TALLY_SETS {
+        let read = || {
+            maps.tallies
+                .get(&set, 0)
+                .map_err(map_error("read", name::TALLIES))
+        };
+        let first = read()?;
+        if first.iter().all(|set| set.ways.iter().all(is_empty)) {
+            continue;
+        }
+        // Another CPU may begin a new tally in a place while it is read, so that a name stands
+        // beside another's total. Both readings agree on the name and its time only if neither
+        // was caught in between.
+        let second = read()?;
+        for (cpu, (before, after)) in (0_u32..).zip(first.iter().zip(second.iter())) {
+            for (before, after) in before.ways.iter().zip(&after.ways) {
+                let same = before.key == after.key && before.created_ns == after.created_ns;
+                if same && !is_empty(before) && before.total <= after.total {
+                    totals.extend(source_total(before, cpu));
+                }
             }
-            Err(MapError::KeyNotFound) => {}
-            Err(error) => return Err(map_error("read", name::THROTTLE)(error)),
         }
     }
-    let totals = held.into_iter().filter_map(|(key, throttle)| {
-        Some(SourceTotal {
-            source: address(key.source),
-            reason: Reason::from_number(key.reason)?.as_str(),
-            effect: Effect::of_drop(key.observed),
-            total: throttle.total,
-            created_ns: throttle.created_ns,
-        })
-    });
-    Ok(totals.collect())
+    Ok(totals)
+}
+
+fn is_empty(tally: &Tally) -> bool {
+    tally.created_ns == 0
+}
+
+/// `None` for a reason of another ABI.
+fn source_total(tally: &Tally, cpu: u32) -> Option<SourceTotal> {
+    let observed = tally.key.reason & TallyKey::OBSERVED;
+    let reason = u8::try_from(tally.key.reason ^ observed).ok()?;
+    Some(SourceTotal {
+        source: address(tally.key.source),
+        reason: Reason::from_number(reason)?.as_str(),
+        effect: Effect::of_drop(u8::from(observed != 0)),
+        total: tally.total,
+        created_ns: tally.created_ns,
+        cpu,
+    })
 }
 
 /// What `/proc/self/fdinfo` says of each pinned map, added up.

@@ -213,7 +213,7 @@ mod tests {
         name::CEILINGS,
         name::COUNTERS,
         name::STATS,
-        name::THROTTLE,
+        name::TALLIES,
     ];
 
     #[test]

@@ -9,9 +9,10 @@ use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpu
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use clawsec_common::abi::{
-    Counter, Expiry, PINNED, PortWord, RateClass, SlotHeader, SourceKey, Throttle, ThrottleKey,
-    TimedCounts, TimedPrefix, name,
+    Counter, Expiry, PINNED, PortWord, RateClass, SlotHeader, SourceKey, TallySet, TimedCounts,
+    TimedPrefix, name,
 };
+use rustix::time::{ClockId, clock_getres};
 
 use super::error::EnforcerError;
 
@@ -29,7 +30,7 @@ pub(super) struct Maps {
     pub(super) ban_prefixes: LpmTrie<MapData, TimedPrefix, Expiry>,
     pub(super) admissions: LpmTrie<MapData, TimedPrefix, Expiry>,
     pub(super) timed: Array<MapData, TimedCounts>,
-    pub(super) throttle: HashMap<MapData, ThrottleKey, Throttle>,
+    pub(super) tallies: PerCpuArray<MapData, TallySet>,
     pub(super) counters: PerCpuArray<MapData, Counter>,
     pub(super) stats: PerCpuArray<MapData, u64>,
 }
@@ -42,8 +43,11 @@ pub(super) fn load(
 ) -> Result<(Ebpf, Maps), EnforcerError> {
     check_pinned(folder)?;
     let bpf_log = u8::from(bpf_log);
+    let tick_ns = tick_ns();
     let mut loader = EbpfLoader::new();
-    loader.override_global(name::BPF_LOG, &bpf_log, true);
+    loader
+        .override_global(name::BPF_LOG, &bpf_log, true)
+        .override_global(name::TICK_NS, &tick_ns, true);
     for spec in PINNED {
         loader.map_pin_path(spec.name, folder.join(spec.name));
     }
@@ -77,11 +81,17 @@ impl Maps {
             ban_prefixes: take(ebpf, name::BAN_PREFIXES)?,
             admissions: take(ebpf, name::ADMISSIONS)?,
             timed: take(ebpf, name::TIMED)?,
-            throttle: take(ebpf, name::THROTTLE)?,
+            tallies: take(ebpf, name::TALLIES)?,
             counters: take(ebpf, name::COUNTERS)?,
             stats: take(ebpf, name::STATS)?,
         })
     }
+}
+
+/// Nanoseconds of one tick of this kernel: what `CLOCK_MONOTONIC_COARSE` moves by.
+fn tick_ns() -> u64 {
+    let resolution = clock_getres(ClockId::MonotonicCoarse);
+    u64::try_from(resolution.tv_nsec).unwrap_or(0).max(1)
 }
 
 /// Whether an earlier daemon's counters are there to be adopted.

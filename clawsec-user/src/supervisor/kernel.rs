@@ -96,12 +96,14 @@ fn take(state: &State, batch: &PacketBatch) {
             reason: event.reason,
             created_ns: event.created_ns,
             total: event.total,
+            cpu: event.cpu,
+            event_ns: Some(event.at_ns),
         };
         Some((attribution, event.generation))
     }));
 }
 
-/// Names what the throttle has seen since its last event, then makes the sums agree.
+/// Names what the tallies have seen since their last events, then makes the sums agree.
 pub(super) fn checkpoint(state: &State, cause: CheckpointCause) {
     let Some(enforcer) = state.enforcer() else {
         return;
@@ -130,6 +132,8 @@ pub(super) fn checkpoint(state: &State, cause: CheckpointCause) {
             reason: total.reason,
             created_ns: total.created_ns,
             total: total.total,
+            cpu: total.cpu,
+            event_ns: None,
         };
         Some((attribution, generation))
     }));

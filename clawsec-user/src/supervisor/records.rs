@@ -1,7 +1,7 @@
 //! Where every event of the daemon goes: the kernel's drops are made exact, the rest is queued for
 //! the one writer, which sums what repeats.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -68,22 +68,36 @@ impl Records {
         self.write(entries);
     }
 
-    /// Names the sources of drops. The running totals make this idempotent.
+    /// Names the sources of drops, each source and reason in one record. The running totals make
+    /// this idempotent.
     pub(super) fn attribute<'a>(
         &self,
         attributions: impl IntoIterator<Item = (Attribution<'a>, u64)>,
     ) {
         let mut guard = self.ledger();
         let Some(ledger) = guard.as_mut() else { return };
+        // By source, reason and policy: what several CPUs have counted of one is added up.
+        let mut entries: BTreeMap<(IpAddr, &str, u64), Entry> = BTreeMap::new();
         for (attribution, generation) in attributions {
-            if let Some(mut entry) = ledger.attribute(attribution) {
-                entry.event.generation = generation;
-                if let Some(network @ IpAddr::V6(_)) = entry.event.source {
-                    entry.event.detail = Some(format!("all of {network}/64"));
+            let Some(entry) = ledger.attribute(attribution) else {
+                continue;
+            };
+            match entries.entry((attribution.source, attribution.reason, generation)) {
+                btree_map::Entry::Occupied(mut held) => {
+                    let event = &mut held.get_mut().event;
+                    event.count = event.count.saturating_add(entry.event.count);
+                    event.settles = event.settles.saturating_add(entry.event.settles);
                 }
-                self.write([entry]);
+                btree_map::Entry::Vacant(place) => {
+                    let entry = place.insert(entry);
+                    entry.event.generation = generation;
+                    if let network @ IpAddr::V6(_) = attribution.source {
+                        entry.event.detail = Some(format!("all of {network}/64"));
+                    }
+                }
             }
         }
+        self.write(entries.into_values());
     }
 
     /// Makes the recorded sums equal the kernel's drop counters.
