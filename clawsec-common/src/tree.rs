@@ -5,7 +5,7 @@
 //! a lookup never goes back. A root says which aligned block of addresses holds all prefixes;
 //! outside of it one rule holds. The block is cut into at most 2^16 entries of equal width, as
 //! many as pay for the number of prefixes. An entry is the rule itself or the way to the tree of
-//! the ranges that begin inside it: nodes of 64 bytes, one cache line each. Whatever the prefixes
+//! the ranges inside it, which neighbours may share: nodes of 64 bytes, one cache line each. Whatever the prefixes
 //! are, a lookup reads a root, one entry, at most `INNER_LEVELS` inner nodes and a leaf (an IPv6
 //! address inside a /64 with longer prefixes then searches that /64's own tree), there are at most
 //! as many nodes as `MAX_NODES` counts, and there is no hash whose collisions a stranger could
@@ -108,8 +108,7 @@ fn of_table(nodes: &impl Nodes, root: u32, key: u64) -> u32 {
     if offset > last {
         return outside as u32;
     }
-    let shift = (shift & 63) as u32;
-    let index = offset >> shift;
+    let index = offset >> (shift & 63);
     let first = (outside >> 32) as u32;
     let Some(part) = nodes.node(first.wrapping_add((index >> 4) as u32)) else {
         return 0;
@@ -119,7 +118,8 @@ fn of_table(nodes: &impl Nodes, root: u32, key: u64) -> u32 {
     if value & DEEPER == 0 {
         return value;
     }
-    of_tree::<false>(nodes, value, offset & ((1 << shift) - 1))
+    // The keys of one tree have their highest bit in common.
+    of_tree::<false>(nodes, value, offset & NO_SHORT_KEY)
 }
 
 /// The value of the range of a tree that holds `key`. The keys of a tree that is not `FULL` are
@@ -168,7 +168,9 @@ fn rank<const FULL: bool, const N: usize>(keys: [&u64; N], key: u64) -> u64 {
 }
 
 #[cfg(feature = "user")]
-pub use build::{Prefixes, TooManyNodes, build};
+pub use build::{Prefixes, TooManyNodes, build, build_with};
 
 #[cfg(feature = "user")]
 mod build;
+#[cfg(feature = "user")]
+mod layout;

@@ -67,7 +67,6 @@ pub(crate) fn measure(lab: &Lab) -> Result<Vec<Row>> {
     );
     let floor = alone.median();
     let mut rows = vec![alone];
-
     say("flood: clawsec");
     for mode in [XdpMode::Native, XdpMode::Tcx, XdpMode::Generic] {
         let held = inside(lab, Host::Gateway, || {
@@ -92,6 +91,10 @@ pub(crate) fn measure(lab: &Lab) -> Result<Vec<Row>> {
         drop(held);
         remove_enforcer();
     }
+    say("flood: a program that drops at once");
+    let samples = least_receiver(lab, &mut bench)?;
+    let name = "an XDP program that drops at once, native: the least there is";
+    rows.push(Row::new(GROUP, name, samples, floor));
     say("flood: nftables");
     for (name, ruleset) in [
         ("nftables, raw prerouting, not in a set", RAW_SET),
@@ -120,6 +123,22 @@ pub(crate) fn measure(lab: &Lab) -> Result<Vec<Row>> {
     }
     note_ratios(&mut rows);
     Ok(rows)
+}
+
+/// The generator against a program that looks at nothing.
+fn least_receiver(lab: &Lab, bench: &mut Ebpf) -> Result<Vec<f64>> {
+    let link = inside(lab, Host::Gateway, || {
+        run(
+            lab,
+            Host::Gateway,
+            "ethtool",
+            &["-K", "outside", "gro", "on"],
+        )?;
+        Ok(program(bench, "bench_drop")?.attach("outside", aya::programs::xdp::XdpMode::Driver)?)
+    })?;
+    let samples = generator(lab, bench);
+    program(bench, "bench_drop")?.detach(link)?;
+    samples
 }
 
 /// How many times what clawsec pays each other row pays.

@@ -3,9 +3,10 @@
 //! All load stays in network namespaces made here, and every flood has a fixed number of frames.
 
 mod flood;
-mod judged;
+mod lookups;
 mod report;
 mod setup;
+mod verdicts;
 
 use anyhow::Context as _;
 
@@ -23,10 +24,10 @@ fn main() -> anyhow::Result<()> {
     let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
     let mut rows = Vec::new();
     if wanted("verdicts") {
-        rows.extend(judged::verdicts(&lab)?);
+        rows.extend(verdicts::verdicts(&lab)?);
     }
     if wanted("lookups") {
-        rows.extend(judged::all_lookups(&lab)?);
+        rows.extend(lookups::lookups(&lab)?);
     }
     if wanted("flood") {
         rows.extend(flood::measure(&lab)?);

@@ -6,6 +6,8 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde_json::json;
 
+use super::lookups::{self, Line};
+
 /// One thing measured: nanoseconds a packet over several repeats, floor included.
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
@@ -72,11 +74,15 @@ pub(crate) fn say(text: &str) {
     let _closed = writeln!(std::io::stdout(), "{text}");
 }
 
-/// Writes the JSON and prints the table.
+/// Writes the JSON and prints the tables.
 pub(crate) fn write(rows: &[Row], out: &Path) -> anyhow::Result<()> {
+    let lines = lookups::table(rows);
+    if !lines.is_empty() {
+        say_lookups(&lines);
+    }
     say("\n| measured | median ns | floor | net | least – most | |\n|---|---|---|---|---|---|");
     let mut group = "";
-    for row in rows {
+    for row in rows.iter().filter(|row| row.group != lookups::GROUP) {
         if row.group != group {
             group = row.group;
             say(&format!("| **{group}** | | | | | |"));
@@ -93,6 +99,18 @@ pub(crate) fn write(rows: &[Row], out: &Path) -> anyhow::Result<()> {
             row.floor,
             row.net(),
             row.note
+        ));
+    }
+    say("\n| aim | wanted | reached | |\n|---|---|---|---|");
+    for aim in aims(rows, &lines) {
+        let (sign, met) = match aim.wanted {
+            Wanted::AtMost(limit) => (format!("at most {limit}"), aim.reached <= limit),
+            Wanted::AtLeast(limit) => (format!("at least {limit}"), aim.reached >= limit),
+        };
+        let verdict = if met { "met" } else { "**missed**" };
+        say(&format!(
+            "| {} | {sign} | {:.2} | {verdict} |",
+            aim.what, aim.reached
         ));
     }
     let rows: Vec<_> = rows
@@ -112,6 +130,95 @@ pub(crate) fn write(rows: &[Row], out: &Path) -> anyhow::Result<()> {
         std::fs::create_dir_all(folder).context("make the output's folder")?;
     }
     std::fs::write(out, text).with_context(|| format!("write {}", out.display()))
+}
+
+fn say_lookups(lines: &[Line]) {
+    let sizes: Vec<String> = lookups::SIZES.iter().map(u32::to_string).collect();
+    say(&format!(
+        "\n| net ns by prefixes | {} | last : first |\n|{}",
+        sizes.join(" | "),
+        "---|".repeat(sizes.len() + 2)
+    ));
+    for line in lines {
+        let cells: Vec<String> = line.net_ns.iter().map(|net| format!("{net:.0}")).collect();
+        let (name, growth) = (&line.name, line.growth());
+        say(&format!("| {name} | {} | {growth:.1} |", cells.join(" | ")));
+    }
+}
+
+/// What the kernel half is held to, as far as it was measured.
+struct Aim {
+    what: String,
+    wanted: Wanted,
+    reached: f64,
+}
+
+enum Wanted {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+fn aims(rows: &[Row], lines: &[Line]) -> Vec<Aim> {
+    let net = |name: &str| {
+        let found = rows.iter().find(|row| row.name.starts_with(name));
+        found.map(Row::net)
+    };
+    let mut aims = Vec::new();
+    let mut ratio =
+        |what: &str, ours: &str, theirs: &str, wanted: fn(f64, f64) -> (f64, Wanted)| {
+            if let (Some(ours), Some(theirs)) = (net(ours), net(theirs)) {
+                let (reached, wanted) = wanted(ours, theirs);
+                let what = what.to_owned();
+                aims.push(Aim {
+                    what,
+                    wanted,
+                    reached,
+                });
+            }
+        };
+    ratio(
+        "denied packet, of xdp-filter's",
+        "clawsec, denied",
+        "xdp-filter, denied",
+        |ours, theirs| (ours / theirs, Wanted::AtMost(0.45)),
+    );
+    ratio(
+        "allowed new connection with its bucket, of xdp-filter's denied packet",
+        "clawsec, allowed new connection",
+        "xdp-filter, denied",
+        |ours, theirs| (ours / theirs, Wanted::AtMost(0.9)),
+    );
+    ratio(
+        "flood, nftables raw of clawsec native",
+        "clawsec, native",
+        "nftables, raw prerouting, not in a set",
+        |ours, theirs| (theirs / ours, Wanted::AtLeast(6.0)),
+    );
+    for line in lines {
+        if line.is_verdict() {
+            let limit = if line.name.contains("one source") {
+                2.0
+            } else {
+                3.0
+            };
+            aims.push(Aim {
+                what: format!("{}, from 10 to 100,000 prefixes", line.name),
+                wanted: Wanted::AtMost(limit),
+                reached: line.growth(),
+            });
+        }
+        if let Some(trie) = line.in_the_trie(lines) {
+            let worst = line.net_ns.iter().zip(&trie.net_ns);
+            aims.push(Aim {
+                what: format!("{}, of the trie's at the worst size", line.name),
+                wanted: Wanted::AtMost(1.0),
+                reached: worst
+                    .map(|(ours, theirs)| ours / theirs)
+                    .fold(0.0, f64::max),
+            });
+        }
+    }
+    aims
 }
 
 /// JSON has no NaN.

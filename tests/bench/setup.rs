@@ -18,7 +18,8 @@ use xtask::lab::{Host, Lab};
 
 pub(crate) const PORT: u16 = 8443;
 pub(crate) const REPEATS: usize = 7;
-const SYN: u8 = 0x02;
+pub(crate) const SYN: u8 = 0x02;
+pub(crate) const ACK: u8 = 0x10;
 
 pub(crate) fn pin_to_cpu(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
@@ -123,9 +124,14 @@ pub(crate) fn nanos(duration: Duration) -> f64 {
 
 /// A SYN from `source` to the protected port.
 pub(crate) fn syn(source: IpAddr) -> Vec<u8> {
+    segment(source, SYN)
+}
+
+/// A segment with these flags from `source` to the protected port.
+pub(crate) fn segment(source: IpAddr, flags: u8) -> Vec<u8> {
     let mut tcp = vec![0x9c, 0x40];
     tcp.extend(PORT.to_be_bytes());
-    tcp.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, SYN, 0xff, 0xff, 0, 0, 0, 0]);
+    tcp.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
     // To everyone, with a right checksum: the stack, unlike XDP, drops what is not for it.
     let mut frame = vec![0xff; 6];
     frame.extend([2; 6]);
@@ -172,13 +178,18 @@ pub(crate) fn network(n: u32, v6: bool) -> IpNet {
 
 /// `count` allowed networks of each family, without a limit that would be reached.
 pub(crate) fn policy(generation: u64, count: u32) -> PacketPolicy {
-    let prefixes = (0..count)
-        .flat_map(|n| [network(n, false), network(n, true)])
-        .map(|network| (network, PacketRule::Allow { class: 0 }))
-        .collect();
+    let networks = (0..count).flat_map(|n| [network(n, false), network(n, true)]);
+    policy_of(generation, networks.collect())
+}
+
+/// These networks allowed, without a limit that would be reached.
+pub(crate) fn policy_of(generation: u64, networks: Vec<IpNet>) -> PacketPolicy {
+    let allowed = networks
+        .into_iter()
+        .map(|network| (network, PacketRule::Allow { class: 0 }));
     PacketPolicy {
         generation,
-        prefixes,
+        prefixes: allowed.collect(),
         classes: vec![RateClass {
             burst: 1_000_000_000,
             per_window: 1_000_000_000,

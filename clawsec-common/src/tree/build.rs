@@ -6,10 +6,8 @@ use std::collections::BTreeMap;
 use std::vec;
 use std::vec::Vec;
 
-use super::{
-    DEEPER, INNER_KEYS, INNER_LEVELS, LEAF_KEYS, LEVELS_SHIFT, NO_KEY, NO_SHORT_KEY, NODE_ENTRIES,
-    Nodes, TABLE_BITS, TreeNode,
-};
+use super::layout::{Block, Layout, Width, begin, ones};
+use super::{Nodes, TABLE_BITS, TreeNode};
 use crate::abi::PrefixRule;
 
 /// Prefixes by length and network, bits after the length zero.
@@ -42,16 +40,26 @@ impl Nodes for Vec<TreeNode> {
 /// # Errors
 /// When more than `limit` nodes, or more levels than a search follows, would be needed.
 pub fn build(prefixes: &Prefixes, limit: usize) -> Result<Vec<TreeNode>, TooManyNodes> {
-    let mut tree = Tree {
-        nodes: vec![TreeNode::default(); 2],
-        too_deep: false,
-    };
+    build_with(prefixes, limit, TABLE_BITS)
+}
+
+/// The same with at most `table_bits` bits (63 at most) that index a table: with 0 all is one
+/// tree. For measuring; the limits of the kernel half count `TABLE_BITS`.
+///
+/// # Errors
+/// As `build`.
+pub fn build_with(
+    prefixes: &Prefixes,
+    limit: usize,
+    table_bits: u32,
+) -> Result<Vec<TreeNode>, TooManyNodes> {
+    let mut layout = Layout::new(table_bits);
 
     let v4 = prefixes.v4.iter().map(|(&(length, network), rule)| {
         let start = u64::from(u32::from_be_bytes(network));
         span(start, length.min(32), 32, rule.bits())
     });
-    let root4 = tree.table(v4.collect(), u64::from(u32::MAX));
+    let root4 = table(&mut layout, v4.collect(), u64::from(u32::MAX));
 
     let (short, long): (Vec<_>, Vec<_>) = prefixes
         .v6
@@ -73,20 +81,50 @@ pub fn build(prefixes: &Prefixes, limit: usize) -> Result<Vec<TreeNode>, TooMany
         let around = covering
             .get(held.wrapping_sub(1))
             .map_or(0, |(_, value)| *value);
-        let way = tree.tree(&ranges(inner, around), Width::Full);
+        let way = layout.tree(&ranges(inner, around), Width::Full);
         spans.push(span(high, 64, 64, way));
     }
-    let root6 = tree.table(spans, u64::MAX);
+    let root6 = table(&mut layout, spans, u64::MAX);
 
-    for (place, root) in tree.nodes.iter_mut().zip([root4, root6]) {
-        *place = root;
-    }
-    if tree.nodes.len() > limit || tree.too_deep {
+    let (nodes, is_searchable) = layout.finish([root4, root6]);
+    if nodes.len() > limit || !is_searchable {
         return Err(TooManyNodes {
-            needed: tree.nodes.len(),
+            needed: nodes.len(),
         });
     }
-    Ok(tree.nodes)
+    Ok(nodes)
+}
+
+/// Lays out a family's table over the block that holds all spans but the one of every key.
+fn table(layout: &mut Layout, spans: Vec<Span>, last_key: u64) -> TreeNode {
+    let is_all = |span: &Span| span.start == 0 && span.end == last_key;
+    let all = spans.iter().find(|span| is_all(span));
+    let outside = all.map_or(0, |span| span.value);
+    let inner = || spans.iter().filter(|span| !is_all(span));
+    let low = inner().map(|span| span.start).min().unwrap_or(0);
+    let high = inner().map(|span| span.end).max().unwrap_or(0);
+    // All ones below the highest bit in which two keys differ.
+    let last = ones(64 - (low ^ high).leading_zeros());
+    let base = low & !last;
+
+    let mut held = Vec::new();
+    for (start, value) in ranges(spans, 0) {
+        let Some(offset) = start.checked_sub(base) else {
+            held = vec![(0, value)];
+            continue;
+        };
+        if offset <= last {
+            begin(&mut held, offset, value);
+        }
+    }
+    layout.table(
+        &Block {
+            base,
+            last,
+            outside,
+        },
+        &held,
+    )
 }
 
 /// From the first to the last key, both held, with a value.
@@ -144,168 +182,6 @@ fn ranges(mut spans: Vec<Span>, around: u32) -> Vec<(u64, u32)> {
     }
     found.dedup_by_key(|(_, value)| *value);
     found
-}
-
-fn begin(found: &mut Vec<(u64, u32)>, start: u64, value: u32) {
-    match found.last_mut() {
-        Some(last) if last.0 == start => last.1 = value,
-        _ => found.push((start, value)),
-    }
-}
-
-/// How many bits a tree's keys have; see `of_tree`.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Width {
-    /// At most 63.
-    Short,
-    Full,
-}
-
-struct Tree {
-    nodes: Vec<TreeNode>,
-    too_deep: bool,
-}
-
-impl Tree {
-    /// Appends a node; its index.
-    fn push(&mut self, node: TreeNode) -> u32 {
-        self.nodes.push(node);
-        self.next() - 1
-    }
-
-    /// The index of the next node; beyond the limit of every slot where it does not fit.
-    fn next(&self) -> u32 {
-        u32::try_from(self.nodes.len()).unwrap_or(u32::MAX)
-    }
-
-    /// Builds the table over the block that holds all spans but one of every key, and the trees
-    /// behind it; the root, not yet appended.
-    fn table(&mut self, spans: Vec<Span>, last_key: u64) -> TreeNode {
-        let is_all = |span: &Span| span.start == 0 && span.end == last_key;
-        let outside = spans
-            .iter()
-            .find(|span| is_all(span))
-            .map_or(0, |span| span.value);
-        let inner = || spans.iter().filter(|span| !is_all(span));
-        let low = inner().map(|span| span.start).min().unwrap_or(0);
-        let high = inner().map(|span| span.end).max().unwrap_or(0);
-        // All ones below the highest bit in which two keys differ.
-        let block_bits = 64 - (low ^ high).leading_zeros();
-        let last = ones(block_bits);
-        let base = low & !last;
-        let ranges = ranges(spans, 0);
-
-        // Four entries a range: most then hold one rule, and a search ends there.
-        let worth = usize::BITS - ranges.len().leading_zeros() + 2;
-        let shift = block_bits - worth.min(TABLE_BITS).min(block_bits);
-        let entries = (last >> shift) + 1;
-        let first = self.next();
-        let parts = usize::try_from(entries)
-            .unwrap_or(usize::MAX)
-            .div_ceil(NODE_ENTRIES);
-        self.nodes
-            .resize(self.nodes.len() + parts, TreeNode::default());
-
-        let mut next = ranges.partition_point(|(start, _)| *start <= base);
-        for (entry, place) in (0..entries).zip(0_usize..) {
-            let start = base + (entry << shift);
-            let value = next
-                .checked_sub(1)
-                .and_then(|before| ranges.get(before))
-                .map_or(0, |(_, value)| *value);
-            let mut held = vec![(0, value)];
-            while let Some((at, value)) = ranges.get(next)
-                && *at - start <= ones(shift)
-            {
-                begin(&mut held, at - start, *value);
-                next += 1;
-            }
-            // The next entry may begin a range.
-            while ranges
-                .get(next)
-                .is_some_and(|(at, _)| at - start == ones(shift) + 1)
-            {
-                next += 1;
-            }
-            let value = match held.as_slice() {
-                [(_, value)] if *value & DEEPER == 0 => *value,
-                _ => self.tree(&held, Width::Short),
-            };
-            let node = first as usize + place / NODE_ENTRIES;
-            let word = place % NODE_ENTRIES;
-            if let Some(word) = self
-                .nodes
-                .get_mut(node)
-                .and_then(|n| n.words.get_mut(word / 2))
-            {
-                *word |= u64::from(value) << (32 * (place % 2));
-            }
-        }
-        TreeNode {
-            words: [
-                base,
-                last,
-                u64::from(shift),
-                u64::from(outside) | u64::from(first) << 32,
-                0,
-                0,
-                0,
-                0,
-            ],
-        }
-    }
-
-    /// Builds the tree of ranges that begin at 0; the way to it.
-    fn tree(&mut self, ranges: &[(u64, u32)], width: Width) -> u32 {
-        let no_key = match width {
-            Width::Short => NO_SHORT_KEY,
-            Width::Full => NO_KEY,
-        };
-        let mut firsts = Vec::new();
-        let mut below = self.next();
-        for held in ranges.chunks(LEAF_KEYS + 1) {
-            self.push(leaf_node(held, no_key));
-            firsts.extend(held.first().map(|(start, _)| *start));
-        }
-        let mut levels = 0;
-        while firsts.len() > 1 {
-            let level = self.next();
-            let mut above = Vec::new();
-            for (children, group) in firsts.chunks(INNER_KEYS + 1).zip(0_u32..) {
-                let mut node = TreeNode { words: [no_key; 8] };
-                for (word, key) in node.words.iter_mut().zip(children.iter().skip(1)) {
-                    *word = *key - 1;
-                }
-                let [.., child] = &mut node.words;
-                *child = u64::from(below) + u64::from(group) * (INNER_KEYS as u64 + 1);
-                self.push(node);
-                above.extend(children.first());
-            }
-            firsts = above;
-            below = level;
-            levels += 1;
-        }
-        self.too_deep |= levels > INNER_LEVELS;
-        DEEPER | levels << LEVELS_SHIFT | (self.next() - 1)
-    }
-}
-
-/// All ones in the lowest `bits`, at most 64.
-fn ones(bits: u32) -> u64 {
-    1_u64.checked_shl(bits).map_or(u64::MAX, |power| power - 1)
-}
-
-/// A leaf of at most six ranges.
-fn leaf_node(ranges: &[(u64, u32)], no_key: u64) -> TreeNode {
-    let mut words = [no_key, no_key, no_key, no_key, no_key, 0, 0, 0];
-    for (word, (start, _)) in words.iter_mut().zip(ranges.iter().skip(1)) {
-        *word = *start - 1;
-    }
-    for (word, pair) in words.iter_mut().skip(LEAF_KEYS).zip(ranges.chunks(2)) {
-        let value = |place: usize| pair.get(place).map_or(0, |(_, value)| u64::from(*value));
-        *word = value(0) | value(1) << 32;
-    }
-    TreeNode { words }
 }
 
 #[cfg(test)]
