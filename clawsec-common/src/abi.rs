@@ -11,7 +11,7 @@ mod report;
 mod source;
 
 use crate::reason::{Reason, Stat};
-use crate::tree::{LEAF_KEYS, NODE_ENTRIES, TreeNode};
+use crate::tree::{COMPACT_KEYS, LEAF_KEYS, NODE_ENTRIES, TreeNode};
 
 pub use report::{Budget, PacketRecord, Tally, TallyKey, TallySet};
 pub use source::SourceKey;
@@ -259,6 +259,21 @@ impl PrefixRule {
         self.action as u32 | (self.class as u32) << 16
     }
 
+    /// As a compact leaf holds it, in 16 bits: neither half of `bits` is above 255.
+    #[must_use]
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "see above")]
+    pub const fn compact(bits: u32) -> u16 {
+        (bits as u8 as u16) | ((bits >> 16) as u8 as u16) << 8
+    }
+
+    /// The `bits` that `compact` was made from.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_compact(value: u16) -> u32 {
+        (value & 0xff) as u32 | ((value >> 8) as u32) << 16
+    }
+
     /// `None` for 0, the value where no prefix is.
     #[must_use]
     #[inline(always)]
@@ -329,6 +344,7 @@ sized! {
 
 const _: () = assert!(Reason::ALL.len() == REASONS as usize);
 const _: () = assert!(Stat::ALL.len() == STATS as usize);
+const _: () = assert!(MAX_CLASSES <= 256, "a class has 8 bits in a compact leaf");
 
 const _: () = assert!(
     cfg!(target_endian = "little"),
@@ -342,6 +358,16 @@ impl TreeNode {
     pub const fn entries(&self) -> &[u32; NODE_ENTRIES] {
         // SAFETY: all of the node's 64 bytes, which integers of 4 bytes may be read from.
         unsafe { &*self.words.as_ptr().cast() }
+    }
+
+    /// The values of a compact leaf; the last 2 bytes of the node are none.
+    #[must_use]
+    #[inline(always)]
+    pub const fn compact_values(&self) -> &[u16; COMPACT_KEYS + 1] {
+        let values = self.words.as_ptr().wrapping_add(COMPACT_KEYS / 2).cast();
+        // SAFETY: 22 of the node's 64 bytes, from byte 40 on, which integers of 2 bytes may be
+        // read from.
+        unsafe { &*values }
     }
 
     /// The values of a leaf: the last three words, the lower half of each first. The verifier

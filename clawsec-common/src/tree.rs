@@ -27,6 +27,8 @@ pub const INNER_KEYS: usize = 7;
 pub const LEAF_KEYS: usize = 5;
 /// Inner nodes above a leaf: 6 * 8^6 ranges are more than two for each of `MAX_PREFIXES`.
 pub const INNER_LEVELS: u32 = 6;
+/// Keys of a compact leaf.
+pub const COMPACT_KEYS: usize = 10;
 /// The most bits that index a table.
 pub const TABLE_BITS: u32 = 16;
 /// Entries of the table in one node.
@@ -35,21 +37,25 @@ pub const NODE_ENTRIES: usize = 16;
 /// keys have 64 bits, behind a table 63 at most.
 pub const NO_KEY: u64 = u64::MAX;
 pub const NO_SHORT_KEY: u64 = u64::MAX >> 1;
+/// The same in a compact leaf, whose keys have 31 bits.
+pub const NO_COMPACT_KEY: u64 = 0x7fff_ffff;
 /// A value that is not a rule but the way to a tree.
 pub const DEEPER: u32 = 1 << 31;
 /// Index of the root of IPv4 and of IPv6 in a slot.
 pub const ROOT4: u32 = 0;
 pub const ROOT6: u32 = 1;
 
-/// Where the inner levels of a tree are counted, in a value that is `DEEPER`; below it stands
-/// the index of the tree's first node.
+/// In a value that is `DEEPER`: the inner levels of the tree from this bit on, whether its leaves
+/// are compact, and below that the index of its first node.
 const LEVELS_SHIFT: u32 = 28;
+const COMPACT: u32 = 1 << 27;
 
 /// A root (base of its block, last offset in it, how far an offset is shifted to index the
 /// table, and in one word the value outside and the table's first node), a part of a table (16
 /// values), an inner node (7 keys, then the index of its first child; children are neighbours) or
 /// a leaf (5 keys, then 6 values). A key is the last that its child or its value holds. Values
-/// have 32 bits, the lower half of a word first.
+/// have 32 bits, the lower half of a word first. A compact leaf, of IPv4, has 10 keys of 31 bits in
+/// half a word each, then 11 values of 16: nearly twice as many ranges for a cache line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C, align(8))]
 pub struct TreeNode {
@@ -127,7 +133,7 @@ fn of_table(nodes: &impl Nodes, root: u32, key: u64) -> u32 {
 #[inline(always)]
 fn of_tree<const FULL: bool>(nodes: &impl Nodes, way: u32, key: u64) -> u32 {
     let levels = way >> LEVELS_SHIFT & 7;
-    let mut at = way & ((1 << LEVELS_SHIFT) - 1);
+    let mut at = way & (COMPACT - 1);
     for level in 0..INNER_LEVELS {
         if level >= levels {
             break;
@@ -144,6 +150,11 @@ fn of_tree<const FULL: bool>(nodes: &impl Nodes, way: u32, key: u64) -> u32 {
     let Some(leaf) = nodes.node(at) else {
         return 0;
     };
+    if !FULL && way & COMPACT != 0 {
+        let rank = compact_rank(leaf, key & NO_COMPACT_KEY);
+        let value = leaf.compact_values().get(nodes.opaque(rank) as usize);
+        return value.map_or(0, |value| PrefixRule::of_compact(*value));
+    }
     let [k0, k1, k2, k3, k4, ..] = &leaf.words;
     let rank = rank::<FULL, LEAF_KEYS>([k0, k1, k2, k3, k4], key);
     let value = leaf.values().get(nodes.opaque(rank) as usize);
@@ -165,6 +176,20 @@ fn rank<const FULL: bool, const N: usize>(keys: [&u64; N], key: u64) -> u64 {
         count += sign >> 63;
     }
     count
+}
+
+/// How many of a compact leaf's keys are below `key`, two at a time: with the highest bit of each
+/// half set before the subtraction, it stays where the key is not below, and borrows from no one.
+#[inline(always)]
+fn compact_rank(leaf: &TreeNode, key: u64) -> u64 {
+    const HIGHEST: u64 = 1 << 63 | 1 << 31;
+    let both = key | key << 32;
+    let [w0, w1, w2, w3, w4, ..] = leaf.words;
+    let mut halves = 0;
+    for word in [w0, w1, w2, w3, w4] {
+        halves += (!((word | HIGHEST) - both) & HIGHEST) >> 31;
+    }
+    (halves + (halves >> 32)) & 0xf
 }
 
 #[cfg(feature = "user")]

@@ -57,6 +57,11 @@ impl Row {
             .unwrap_or(f64::NAN)
     }
 
+    /// The repeat that was disturbed least.
+    pub(crate) fn least(&self) -> f64 {
+        self.spread().0
+    }
+
     /// The median without the floor.
     pub(crate) fn net(&self) -> f64 {
         self.median() - self.floor
@@ -135,7 +140,7 @@ pub(crate) fn write(rows: &[Row], out: &Path) -> anyhow::Result<()> {
 fn say_lookups(lines: &[Line]) {
     let sizes: Vec<String> = lookups::SIZES.iter().map(u32::to_string).collect();
     say(&format!(
-        "\n| net ns by prefixes | {} | last : first |\n|{}",
+        "\n| least net ns by prefixes | {} | last : first |\n|{}",
         sizes.join(" | "),
         "---|".repeat(sizes.len() + 2)
     ));

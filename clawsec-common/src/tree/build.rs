@@ -59,7 +59,12 @@ pub fn build_with(
         let start = u64::from(u32::from_be_bytes(network));
         span(start, length.min(32), 32, rule.bits())
     });
-    let root4 = table(&mut layout, v4.collect(), u64::from(u32::MAX));
+    let root4 = table(
+        &mut layout,
+        v4.collect(),
+        u64::from(u32::MAX),
+        Width::Compact,
+    );
 
     let (short, long): (Vec<_>, Vec<_>) = prefixes
         .v6
@@ -84,7 +89,7 @@ pub fn build_with(
         let way = layout.tree(&ranges(inner, around), Width::Full);
         spans.push(span(high, 64, 64, way));
     }
-    let root6 = table(&mut layout, spans, u64::MAX);
+    let root6 = table(&mut layout, spans, u64::MAX, Width::Short);
 
     let (nodes, is_searchable) = layout.finish([root4, root6]);
     if nodes.len() > limit || !is_searchable {
@@ -96,7 +101,7 @@ pub fn build_with(
 }
 
 /// Lays out a family's table over the block that holds all spans but the one of every key.
-fn table(layout: &mut Layout, spans: Vec<Span>, last_key: u64) -> TreeNode {
+fn table(layout: &mut Layout, spans: Vec<Span>, last_key: u64, width: Width) -> TreeNode {
     let is_all = |span: &Span| span.start == 0 && span.end == last_key;
     let all = spans.iter().find(|span| is_all(span));
     let outside = all.map_or(0, |span| span.value);
@@ -122,6 +127,7 @@ fn table(layout: &mut Layout, spans: Vec<Span>, last_key: u64) -> TreeNode {
             base,
             last,
             outside,
+            width,
         },
         &held,
     )

@@ -2,13 +2,15 @@
 
 extern crate std;
 
+use core::iter;
 use std::vec;
 use std::vec::Vec;
 
 use super::{
-    DEEPER, INNER_KEYS, INNER_LEVELS, LEAF_KEYS, LEVELS_SHIFT, NO_KEY, NO_SHORT_KEY, NODE_ENTRIES,
-    TreeNode,
+    COMPACT, COMPACT_KEYS, DEEPER, INNER_KEYS, INNER_LEVELS, LEAF_KEYS, LEVELS_SHIFT,
+    NO_COMPACT_KEY, NO_KEY, NO_SHORT_KEY, NODE_ENTRIES, TreeNode,
 };
+use crate::abi::PrefixRule;
 
 /// A range's first key, with its value.
 pub(super) type Range = (u64, u32);
@@ -20,14 +22,44 @@ pub(super) struct Block {
     pub(super) last: u64,
     /// The value of every other key.
     pub(super) outside: u32,
+    /// Of the trees behind the table.
+    pub(super) width: Width,
 }
 
 /// How many bits a tree's keys have; see `of_tree`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Width {
+    /// 32 at most, and every value is a rule: leaves are compact.
+    Compact,
     /// At most 63.
     Short,
     Full,
+}
+
+impl Width {
+    /// Ranges of one leaf.
+    fn leaf_ranges(self) -> usize {
+        match self {
+            Self::Compact => COMPACT_KEYS + 1,
+            Self::Short | Self::Full => LEAF_KEYS + 1,
+        }
+    }
+
+    /// The bits of a leaf's keys; those above them are common to a tree.
+    fn leaf_mask(self) -> u64 {
+        match self {
+            Self::Compact => NO_COMPACT_KEY,
+            Self::Short => NO_SHORT_KEY,
+            Self::Full => NO_KEY,
+        }
+    }
+
+    fn no_inner_key(self) -> u64 {
+        match self {
+            Self::Compact | Self::Short => NO_SHORT_KEY,
+            Self::Full => NO_KEY,
+        }
+    }
 }
 
 /// The nodes so far.
@@ -61,8 +93,9 @@ impl Layout {
         let block_bits = block.last.count_ones();
         // Four entries a range: most then hold one rule, and a search ends there.
         let worth = usize::BITS - ranges.len().leading_zeros() + 2;
-        // A tree's keys have a bit less than an address's half.
-        let least = block_bits / 64;
+        // A tree's keys have a bit less than an address's half, a compact leaf's less than IPv4.
+        let width = block.width;
+        let least = block_bits.saturating_sub(width.leaf_mask().count_ones());
         let bits = worth.min(self.table_bits).clamp(least, block_bits);
         let shift = block_bits - bits;
         let entries = 1_usize << bits;
@@ -71,7 +104,7 @@ impl Layout {
         self.nodes
             .resize(self.nodes.len() + parts, TreeNode::default());
 
-        let mut shared = Shared::default();
+        let mut shared = Shared::new(width);
         let mut rest = ranges;
         let mut value = 0;
         for (place, entry) in (0..entries).zip(0_u64..) {
@@ -87,8 +120,8 @@ impl Layout {
             value = own.last().map_or(value, |(_, value)| *value);
             match own.as_slice() {
                 [(_, value)] if *value & DEEPER == 0 => self.set(first, place, *value),
-                own if own.len() > LEAF_KEYS + 1 => {
-                    let way = self.tree(&short(own), Width::Short);
+                own if own.len() > width.leaf_ranges() => {
+                    let way = self.tree(&short(own), width);
                     self.set(first, place, way);
                 }
                 own => {
@@ -116,14 +149,11 @@ impl Layout {
 
     /// Builds the tree of ranges; the way to it.
     pub(super) fn tree(&mut self, ranges: &[Range], width: Width) -> u32 {
-        let no_key = match width {
-            Width::Short => NO_SHORT_KEY,
-            Width::Full => NO_KEY,
-        };
+        let no_key = width.no_inner_key();
         let mut firsts = Vec::new();
         let mut below = self.next();
-        for held in ranges.chunks(LEAF_KEYS + 1) {
-            self.nodes.push(leaf_node(held, no_key));
+        for held in ranges.chunks(width.leaf_ranges()) {
+            self.nodes.push(leaf(held, width));
             firsts.extend(held.first().map(|(start, _)| *start));
         }
         let mut levels = 0;
@@ -145,7 +175,8 @@ impl Layout {
             levels += 1;
         }
         self.too_deep |= levels > INNER_LEVELS;
-        DEEPER | levels << LEVELS_SHIFT | (self.next() - 1)
+        let compact = if width == Width::Compact { COMPACT } else { 0 };
+        DEEPER | levels << LEVELS_SHIFT | compact | (self.next() - 1)
     }
 
     /// Makes the leaf of the entries that were gathered.
@@ -153,7 +184,7 @@ impl Layout {
         if shared.places.is_empty() {
             return;
         }
-        let way = self.tree(&short(&shared.ranges), Width::Short);
+        let way = self.tree(&short(&shared.ranges), shared.width);
         for place in shared.places.drain(..) {
             self.set(first, place, way);
         }
@@ -163,9 +194,8 @@ impl Layout {
     /// Writes an entry of the table that begins at a node.
     fn set(&mut self, first: u32, place: usize, value: u32) {
         let node = self.nodes.get_mut(first as usize + place / NODE_ENTRIES);
-        let half = place % NODE_ENTRIES;
-        if let Some(word) = node.and_then(|node| node.words.get_mut(half / 2)) {
-            *word |= u64::from(value) << (32 * (half % 2));
+        if let Some(node) = node {
+            put(&mut node.words, 32, place % NODE_ENTRIES, u64::from(value));
         }
     }
 
@@ -176,18 +206,31 @@ impl Layout {
 }
 
 /// Entries whose ranges are few share one leaf, which halves the memory that random sources touch.
-#[derive(Default)]
 struct Shared {
+    width: Width,
     places: Vec<usize>,
     ranges: Vec<Range>,
 }
 
 impl Shared {
-    /// Whether an entry's ranges fit beside those here, in the same half of all keys.
+    fn new(width: Width) -> Self {
+        Self {
+            width,
+            places: Vec::new(),
+            ranges: Vec::new(),
+        }
+    }
+
+    /// Whether an entry's ranges fit beside those here, their keys alike in the bits above.
     fn has_room(&self, own: &[Range]) -> bool {
-        let half = |ranges: &[Range]| ranges.first().map(|(start, _)| start >> 63);
+        let half = |ranges: &[Range]| {
+            ranges
+                .first()
+                .map(|(start, _)| start & !self.width.leaf_mask())
+        };
         let ranges = self.ranges.len() + self.added(own).len();
-        self.ranges.is_empty() || ranges <= LEAF_KEYS + 1 && half(&self.ranges) == half(own)
+        self.ranges.is_empty()
+            || ranges <= self.width.leaf_ranges() && half(&self.ranges) == half(own)
     }
 
     fn take(&mut self, place: usize, own: &[Range]) {
@@ -224,15 +267,38 @@ pub(super) fn ones(bits: u32) -> u64 {
     1_u64.checked_shl(bits).map_or(u64::MAX, |power| power - 1)
 }
 
-/// A leaf of at most six ranges.
-fn leaf_node(ranges: &[Range], no_key: u64) -> TreeNode {
-    let mut words = [no_key, no_key, no_key, no_key, no_key, 0, 0, 0];
-    for (word, (start, _)) in words.iter_mut().zip(ranges.iter().skip(1)) {
-        *word = *start - 1;
-    }
-    for (word, pair) in words.iter_mut().skip(LEAF_KEYS).zip(ranges.chunks(2)) {
-        let value = |place: usize| pair.get(place).map_or(0, |(_, value)| u64::from(*value));
-        *word = value(0) | value(1) << 32;
+/// A leaf of as many ranges as it holds, or fewer.
+fn leaf(ranges: &[Range], width: Width) -> TreeNode {
+    let mut words = [0; 8];
+    let mask = width.leaf_mask();
+    let lasts = ranges.iter().skip(1).map(|(start, _)| (*start - 1) & mask);
+    let lasts = lasts.chain(iter::repeat(mask));
+    match width {
+        Width::Compact => {
+            for (place, last) in lasts.take(COMPACT_KEYS).enumerate() {
+                put(&mut words, 32, place, last);
+            }
+            for (place, (_, value)) in ranges.iter().enumerate() {
+                let value = u64::from(PrefixRule::compact(*value));
+                put(&mut words, 16, 2 * COMPACT_KEYS + place, value);
+            }
+        }
+        Width::Short | Width::Full => {
+            for (place, last) in lasts.take(LEAF_KEYS).enumerate() {
+                put(&mut words, 64, place, last);
+            }
+            for (place, (_, value)) in ranges.iter().enumerate() {
+                put(&mut words, 32, 2 * LEAF_KEYS + place, u64::from(*value));
+            }
+        }
     }
     TreeNode { words }
+}
+
+/// Writes the number at a place among numbers of so many bits.
+fn put(words: &mut [u64; 8], bits: usize, place: usize, number: u64) {
+    let in_word = 64 / bits;
+    if let Some(word) = words.get_mut(place / in_word) {
+        *word |= number << (bits * (place % in_word));
+    }
 }
