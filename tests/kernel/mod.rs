@@ -6,6 +6,7 @@
 mod abi;
 mod contention;
 mod cost;
+mod edges;
 mod enforcer;
 mod frame;
 mod golden;
@@ -18,3 +19,9 @@ pub(crate) mod random;
 mod rows;
 mod tcx;
 mod verdict;
+
+/// So many runs, or fewer where the CPU is emulated: `CLAWSEC_RUNS_DIVIDED_BY`.
+fn runs(full: u32) -> u32 {
+    let by = std::env::var("CLAWSEC_RUNS_DIVIDED_BY").ok();
+    full / by.map_or(1, |by| by.parse().expect("a number"))
+}
