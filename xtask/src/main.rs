@@ -10,6 +10,7 @@ mod peer;
 mod setup;
 mod tidy;
 mod tiers;
+mod vm;
 
 use std::process::ExitCode;
 
