@@ -170,6 +170,32 @@ fn every_set_of_flags_and_every_data_offset() {
 }
 
 #[test]
+fn padding_makes_no_quic_initial() {
+    let content = [
+        &[0x9c, 0x40][..],
+        &PORT.to_be_bytes(),
+        &[0, 12, 0, 0, 0xc3, 0, 0, 0],
+    ]
+    .concat();
+    for hook in HOOKS {
+        for source in ["10.1.1.1", "2001:db8::1"] {
+            let mut both = Both::at(hook);
+            let mut frame = Frame::shaped(&Shape::default(), source, 17, &content);
+            // The version's last byte would be 1, outside the datagram.
+            frame.0.extend([1; 20]);
+            for n in 0..5 {
+                both.check(
+                    &format!("{hook}: {source} {n}"),
+                    &frame,
+                    Reason::Allowed,
+                    false,
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn what_has_no_port_passes_whatever_stands_where_one_would() {
     let quoted4 = Frame::tcp(OUT, PORT, SYN).0[14..].to_vec();
     let quoted6 = Frame::tcp(OUT6, PORT, SYN).0[14..].to_vec();
