@@ -36,7 +36,7 @@ pub fn packet(bytes: &[u8]) {
     // drops such a one, and whether it would have asked for a connection is of no account.
     let padded = [bytes, &[0x5a; 64]].concat();
     let (of_padded, mut padded_facts) = judge(&padded);
-    padded_facts.quic_initial &= facts.quic_initial;
+    padded_facts.opens_connection &= facts.opens_connection;
     let cut = matches!(result, Err(Reason::Malformed | Reason::TinyFragment));
     assert!(
         cut || (of_padded, padded_facts) == (result, facts),

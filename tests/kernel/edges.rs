@@ -3,8 +3,8 @@
 
 use clawsec_common::reason::Reason;
 
+use super::both::{Both, HOOKS};
 use super::frame::{ACK, Frame, SYN, Shape, tcp_header};
-use super::verdict::{Both, HOOKS};
 
 const PORT: u16 = 8443;
 const OUT: &str = "9.9.9.9";

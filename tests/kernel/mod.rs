@@ -4,6 +4,7 @@
 //! says what is missing; `xtask test` decides whether the tier can run.
 
 mod abi;
+mod both;
 mod contention;
 mod cost;
 mod edges;

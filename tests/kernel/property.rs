@@ -5,9 +5,9 @@ use clawsec_common::reason::Verdict;
 use clawsec_ebpf::decide::decide;
 use clawsec_ebpf::packet;
 
+use super::both::{Both, HOOKS};
 use super::frame::{ACK, Frame, SYN, Shape, tcp_header};
 use super::random::Random;
-use super::verdict::{Both, HOOKS};
 
 const ARBITRARY: u32 = 60_000;
 const MUTATED: u32 = 140_000;

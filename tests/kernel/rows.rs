@@ -3,8 +3,8 @@
 
 use clawsec_common::reason::Reason;
 
+use super::both::{Both, HOOKS};
 use super::frame::{ACK, Frame, Shape, tcp_header};
-use super::verdict::{Both, HOOKS};
 
 /// A source of the tests' policy and what it meets at a protected port.
 const SOURCES: &[(&str, &str, Reason)] = &[
