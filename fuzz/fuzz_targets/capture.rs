@@ -1,4 +1,4 @@
-//! `cargo fuzz run capture`; see `clawsec_fuzz::capture`.
+//! `cargo xtask fuzz capture`; see `clawsec_fuzz::capture`.
 
 #![no_main]
 

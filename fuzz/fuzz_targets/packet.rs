@@ -1,4 +1,4 @@
-//! `cargo fuzz run packet`; see `clawsec_fuzz::packet`.
+//! `cargo xtask fuzz packet`; see `clawsec_fuzz::packet`.
 
 #![no_main]
 

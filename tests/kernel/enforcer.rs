@@ -460,7 +460,7 @@ fn the_program_s_log_comes_out_through_tracing() {
                 }
             }
         });
-        let line = format!("drop not_allowed from ::ffff:{THERE} to port {PORT}");
+        let line = format!("drop from ::ffff:{THERE} to port {PORT}, total 1: not_allowed\n");
         assert!(
             text().contains("clawsec::bpf") && text().contains(&line),
             "{}",

@@ -4,8 +4,10 @@
 //! says what is missing; `xtask test` decides whether the tier can run.
 
 mod abi;
+mod both;
 mod contention;
 mod cost;
+mod edges;
 mod enforcer;
 mod frame;
 mod golden;
@@ -18,3 +20,9 @@ pub(crate) mod random;
 mod rows;
 mod tcx;
 mod verdict;
+
+/// So many runs, or fewer where the CPU is emulated: `CLAWSEC_RUNS_DIVIDED_BY`.
+fn runs(full: u32) -> u32 {
+    let by = std::env::var("CLAWSEC_RUNS_DIVIDED_BY").ok();
+    full / by.map_or(1, |by| by.parse().expect("a number"))
+}

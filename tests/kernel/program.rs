@@ -1,10 +1,11 @@
 //! One private copy of the program and its maps, for one test.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie};
-use aya::programs::{ProgramInfo, Xdp};
+use aya::programs::{Program as Loaded, ProgramInfo};
 use aya::{Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions, VerifierLogLevel};
 use clawsec_common::abi::{
     self, Counter, Expiry, MAX_CLASSES, MAX_NODES, PORT_WORDS, PortWord, PrefixRule, RateClass,
@@ -14,13 +15,17 @@ use clawsec_common::judged::{self, XDP_DROP, XDP_PASS};
 use clawsec_common::reason::{Reason, Stat, Verdict};
 use clawsec_common::tree::{self, Prefixes, TreeNode};
 
-/// A loaded `clawsec_xdp_clocked` with maps of its own.
+/// One loaded program of the object, with maps of its own.
 pub(crate) struct Program {
     pub(crate) ebpf: Ebpf,
     name: &'static str,
     /// Of both slots; a tree is built whole.
     prefixes: [Prefixes; 2],
 }
+
+/// What `clawsec_tcx` returns (`enum tcx_action_base`); -1 goes on to the next program.
+const TCX_NEXT: u32 = u32::MAX;
+const TCX_DROP: u32 = 2;
 
 /// What one run gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,13 +85,15 @@ impl Program {
             .map_max_entries(name::ADMISSIONS, admissions)
             .load(&object()?)
             .context("load the object (root is needed)")?;
-        let program: &mut Xdp = ebpf
+        let program = ebpf
             .program_mut(name)
-            .context("the object lacks the program")?
-            .try_into()?;
-        program
-            .load()
-            .with_context(|| format!("the verifier refused {name}"))?;
+            .context("the object lacks the program")?;
+        match program {
+            Loaded::Xdp(program) => program.load(),
+            Loaded::SchedClassifier(program) => program.load(),
+            _ => bail!("{name} is for another hook"),
+        }
+        .with_context(|| format!("the verifier refused {name}"))?;
         Ok(Self {
             ebpf,
             name,
@@ -94,32 +101,45 @@ impl Program {
         })
     }
 
-    fn program(&self) -> Result<&Xdp> {
-        Ok(self
-            .ebpf
-            .program(self.name)
-            .context("no program")?
-            .try_into()?)
+    /// The names of the object's programs, in order.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let names: BTreeSet<_> = self.ebpf.programs().map(|(name, _)| name).collect();
+        names.into_iter().map(str::to_owned).collect()
     }
 
     pub(crate) fn info(&self) -> Result<ProgramInfo> {
-        Ok(self.program()?.info()?)
+        Ok(self.ebpf.program(self.name).context("no program")?.info()?)
+    }
+
+    /// Whether the kernel makes a test run of such a frame. For the tcx hook it makes no
+    /// `sk_buff` that is empty behind its Ethernet header, nor (6.18) one whose IP header is cut.
+    pub(crate) fn runs(&self, frame: &[u8]) -> bool {
+        let shortest = match frame.get(12..14) {
+            Some([0x08, 0x00]) => 14 + 20,
+            Some([0x86, 0xdd]) => 14 + 40,
+            _ => 14 + 1,
+        };
+        self.name != name::PROGRAM_TCX || frame.len() >= shortest
     }
 
     pub(crate) fn run(&self, frame: &[u8], repeat: u32) -> Result<Ran> {
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.repeat = repeat;
-        let result = self.program()?.test_run(options)?;
+        let (result, pass, drop) = match self.ebpf.program(self.name).context("no program")? {
+            Loaded::Xdp(program) => (program.test_run(options)?, XDP_PASS, XDP_DROP),
+            Loaded::SchedClassifier(program) => (program.test_run(options)?, TCX_NEXT, TCX_DROP),
+            _ => bail!("{} is for another hook", self.name),
+        };
         let (action, counter) = match judged::decode(result.return_value) {
-            Some((action, counter)) => (action, Some(counter)),
-            None => (result.return_value, None),
+            Some((action, counter)) if pass == XDP_PASS => (action, Some(counter)),
+            _ => (result.return_value, None),
         };
         Ok(Ran {
             counter,
             verdict: match action {
-                XDP_DROP => Verdict::Drop,
-                XDP_PASS => Verdict::Pass,
+                action if action == drop => Verdict::Drop,
+                action if action == pass => Verdict::Pass,
                 other => bail!("the program returned {other}"),
             },
             nanoseconds: result.duration.as_nanos(),
@@ -264,11 +284,15 @@ impl Program {
 
     /// Packets counted under a reason, over all CPUs.
     pub(crate) fn packets(&self, reason: Reason, observed: bool) -> Result<u64> {
+        self.counted(reason as u32 + if observed { abi::REASONS } else { 0 })
+    }
+
+    /// Packets of one counter, over all CPUs.
+    pub(crate) fn counted(&self, counter: u32) -> Result<u64> {
         let map = self.ebpf.map(name::COUNTERS).context("no counters")?;
         let counters: PerCpuArray<_, Counter> = map.try_into()?;
-        let index = reason as u32 + if observed { abi::REASONS } else { 0 };
         Ok(counters
-            .get(&index, 0)?
+            .get(&counter, 0)?
             .iter()
             .map(|counter| counter.packets)
             .sum())

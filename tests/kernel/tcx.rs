@@ -113,6 +113,22 @@ fn tcx_judges_a_frame_whose_tag_the_kernel_took_out() {
         }
         assert_eq!(counted(&enforcer, reason), before + 1, "{row}");
     }
+    // What no test run takes: `program.rs` says which frames those are.
+    let whole = Frame::tcp(CLIENT_OUTSIDE, PORT, SYN).0;
+    let whole_v6 = Frame::tcp(CLIENT_OUTSIDE_V6, PORT, SYN).0;
+    for (row, frame) in [
+        ("IPv4 of one byte", &whole[..15]),
+        ("the IPv4 header less a byte", &whole[..14 + 19]),
+        ("the IPv6 header less a byte", &whole_v6[..14 + 39]),
+    ] {
+        let before = counted(&enforcer, "malformed");
+        in_namespace(&lab, Host::Outside, || send(frame));
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(2);
+        while counted(&enforcer, "malformed") == before && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        assert_eq!(counted(&enforcer, "malformed"), before + 1, "{row}");
+    }
     drop(enforcer);
     let again = in_namespace(&lab, Host::Gateway, || {
         Enforcer::start(&plan, &policy(2)).unwrap()

@@ -1,186 +1,11 @@
 //! Rows of frames, each judged by the program in the kernel and by its host build: verdict and
 //! reason must be what the row says, in both.
 
-use clawsec_common::abi::{
-    PortWord, PrefixRule, RateClass, SlotHeader, SourceKey, TimedPrefix, name,
-};
+use clawsec_common::abi::{PortWord, PrefixRule, RateClass, SourceKey, TimedPrefix};
 use clawsec_common::reason::{Reason, Stat, Verdict};
-use clawsec_ebpf::decide::decide;
-use clawsec_ebpf::packet;
 
+use super::both::{Both, CLASS, HOOKS, NOW_NS};
 use super::frame::{ACK, Frame, SYN, Shape, tcp_header};
-use super::mock::Mock;
-use super::program::Program;
-
-const NOW_NS: u64 = 1_000_000_000_000;
-const ALLOW: PrefixRule = PrefixRule {
-    action: PrefixRule::ALLOW,
-    class: 0,
-};
-const DENY: PrefixRule = PrefixRule {
-    action: PrefixRule::DENY,
-    class: 0,
-};
-/// Admits 3 at once, one more each second.
-const CLASS: RateClass = RateClass {
-    interval_ns: 1_000_000_000,
-    tolerance_ns: 2_000_000_000,
-    kind: RateClass::LIMITED,
-    reserved: 0,
-};
-
-/// The same policy on both sides.
-pub(crate) struct Both {
-    pub(crate) program: Program,
-    pub(crate) mock: Mock,
-}
-
-impl Both {
-    pub(crate) fn new() -> Self {
-        let mut both = Self {
-            program: Program::clocked().unwrap(),
-            mock: Mock::default(),
-        };
-        for (length, network, rule) in [
-            (8, [10, 0, 0, 0], ALLOW),
-            (16, [10, 9, 0, 0], DENY),
-            (24, [10, 9, 9, 0], ALLOW),
-        ] {
-            both.program.set_prefix4(0, length, network, rule).unwrap();
-            both.mock.prefixes4.push((length, network, rule));
-        }
-        for (length, network, rule) in [(32, "2001:db8::", ALLOW), (48, "2001:db8:bad::", DENY)] {
-            let network = network.parse::<std::net::Ipv6Addr>().unwrap().octets();
-            both.program.set_prefix6(0, length, network, rule).unwrap();
-            both.mock.prefixes6.push((length, network, rule));
-        }
-        // 8443 is 131 * 64 + 59, 18789 is 293 * 64 + 37.
-        for (word, ports) in [
-            (
-                131,
-                PortWord {
-                    tcp: 1 << 59,
-                    udp: 1 << 59,
-                    guarded_tcp: 0,
-                },
-            ),
-            (
-                293,
-                PortWord {
-                    tcp: 0,
-                    udp: 0,
-                    guarded_tcp: 1 << 37,
-                },
-            ),
-        ] {
-            both.program.set_ports(0, u32::from(word), ports).unwrap();
-            both.mock.ports.insert(word, ports);
-        }
-        both.program.set_class(0, 0, CLASS).unwrap();
-        both.mock.classes.push(CLASS);
-        for (source, expires_ns) in [([10, 6, 6, 6], NOW_NS + 1), ([10, 6, 6, 7], NOW_NS)] {
-            both.program
-                .set_ban(SourceKey::v4(source), expires_ns)
-                .unwrap();
-            both.mock.bans.insert(SourceKey::v4(source), expires_ns);
-        }
-        both.set_clock(NOW_NS);
-        both.observe(false);
-        both
-    }
-
-    fn set_clock(&mut self, now_ns: u64) {
-        self.program.set_clock(now_ns).unwrap();
-        self.mock.now_ns.set(now_ns);
-    }
-
-    fn observe(&mut self, observe: bool) {
-        let header = SlotHeader {
-            generation: 1,
-            flags: u32::from(observe) * SlotHeader::OBSERVE,
-            filled: 1,
-            ..SlotHeader::default()
-        };
-        self.program.set_header(0, header).unwrap();
-        self.mock.observe.set(observe);
-    }
-
-    /// Every fragment dropped, and a ceiling of 3 packets at once and one each second.
-    fn strict(&mut self) {
-        let header = SlotHeader {
-            generation: 1,
-            flags: SlotHeader::DROP_FRAGMENTS,
-            filled: 1,
-            packet_interval_ns: CLASS.interval_ns,
-            packet_tolerance_ns: CLASS.tolerance_ns,
-        };
-        self.program.set_header(0, header).unwrap();
-        self.mock.drop_fragments.set(true);
-        self.mock.ceiling.set(CLASS);
-    }
-
-    fn ban_prefix(&mut self, bits: u32, prefix: TimedPrefix, net: &str, expires_ns: u64) {
-        self.program
-            .set_timed(name::BAN_PREFIXES, bits, prefix, expires_ns)
-            .unwrap();
-        self.mock
-            .ban_prefixes
-            .push((net.parse().unwrap(), expires_ns));
-    }
-
-    fn admit(&mut self, bits: u32, prefix: TimedPrefix, net: &str, expires_ns: u64) {
-        self.program
-            .set_timed(name::ADMISSIONS, bits, prefix, expires_ns)
-            .unwrap();
-        self.mock
-            .admissions
-            .push((net.parse().unwrap(), expires_ns));
-    }
-
-    /// Judges on both sides; each must count under `reason`, once.
-    #[track_caller]
-    pub(crate) fn check(&mut self, row: &str, frame: &Frame, reason: Reason, observed: bool) {
-        let expected = if observed {
-            Verdict::Pass
-        } else {
-            reason.verdict()
-        };
-        let before = self.program.packets(reason, observed).unwrap();
-        let ran = self.program.run(&frame.0, 1).unwrap();
-        assert_eq!(ran.verdict, expected, "{row}: in the kernel");
-        let after = self.program.packets(reason, observed).unwrap();
-        assert_eq!(
-            after - before,
-            1,
-            "{row}: not counted as {} in the kernel",
-            reason.as_str()
-        );
-
-        let index = reason as u32 + u32::from(observed) * clawsec_common::abi::REASONS;
-        let before = self
-            .mock
-            .counters
-            .borrow()
-            .get(&index)
-            .copied()
-            .unwrap_or(0);
-        let verdict = decide(packet::Frame::new(&frame.0), &self.mock);
-        assert_eq!(verdict, expected, "{row}: on the host");
-        let after = self
-            .mock
-            .counters
-            .borrow()
-            .get(&index)
-            .copied()
-            .unwrap_or(0);
-        assert_eq!(
-            after - before,
-            1,
-            "{row}: not counted as {} on the host",
-            reason.as_str()
-        );
-    }
-}
 
 const IN: &str = "10.1.1.1";
 const IN6: &str = "2001:db8::1";
@@ -569,23 +394,27 @@ fn judges_each_row_as_said_in_the_kernel_and_on_the_host() {
             Reason::LaterFragment,
         ),
     ];
-    let mut both = Both::new();
-    for (row, frame, reason) in &rows {
-        both.check(row, frame, *reason, false);
+    for hook in HOOKS {
+        let mut both = Both::at(hook);
+        for (row, frame, reason) in &rows {
+            both.check(row, frame, *reason, false);
+        }
     }
 }
 
 #[test]
 fn a_version_that_contradicts_the_ethertype_is_malformed() {
-    let mut both = Both::new();
-    for (row, source, first) in [
-        ("v6 in v4", IN, 0x65),
-        ("v4 in v6", IN6, 0x40),
-        ("ihl 4", IN, 0x44),
-    ] {
-        let mut frame = Frame::tcp(source, 8443, ACK);
-        frame.0[14] = first;
-        both.check(row, &frame, Reason::Malformed, false);
+    for hook in HOOKS {
+        let mut both = Both::at(hook);
+        for (row, source, first) in [
+            ("v6 in v4", IN, 0x65),
+            ("v4 in v6", IN6, 0x40),
+            ("ihl 4", IN, 0x44),
+        ] {
+            let mut frame = Frame::tcp(source, 8443, ACK);
+            frame.0[14] = first;
+            both.check(row, &frame, Reason::Malformed, false);
+        }
     }
 }
 

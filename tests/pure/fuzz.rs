@@ -1,91 +1,99 @@
-//! The fuzz targets' own functions for a bounded number of inputs, the same in every run.
+//! The fuzz targets' own functions for a bounded number of inputs, the same in every run:
+//! each target's seeds, those seeds changed, and bytes at random.
 
 #[expect(unreachable_pub, reason = "it is a crate's root for libFuzzer")]
 #[path = "../../fuzz/src/lib.rs"]
 mod targets;
 
+use std::path::Path;
+
 use crate::kernel::random::Random;
 
-const PACKETS: usize = 300_000;
-const CAPTURES: usize = 60_000;
+/// Every file of the target's seeds, in order.
+fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds");
+    let folder = std::fs::read_dir(folder.join(target)).unwrap();
+    let mut files: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+        .iter()
+        .map(|file| std::fs::read(file).unwrap())
+        .collect()
+}
 
-#[test]
-fn the_packet_parser() {
-    let mut random = Random(11);
-    let syn = [
-        &[2; 12][..],
-        &[
-            8, 0, 0x45, 0, 0, 40, 0, 1, 0, 0, 64, 6, 0, 0, 9, 9, 9, 9, 10, 0, 0, 1,
-        ],
-        &[
-            0x9c, 0x40, 0x20, 0xfb, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0, 0, 0, 0, 0, 0,
-        ],
-    ]
-    .concat();
-    let v6 = [
-        &[2; 12][..],
-        &[0x81, 0, 0, 0, 0x86, 0xdd, 0x60, 0, 0, 0, 0, 44, 0, 64],
-        &[0x20; 32],
-        &[
-            44, 0, 1, 4, 0, 0, 0, 0, 60, 0, 0, 0, 0, 0, 0, 1, 6, 0, 1, 4, 0, 0, 0, 0,
-        ],
-        &syn[34..],
-    ]
-    .concat();
-    for seed in [&syn, &v6] {
-        targets::packet(seed);
+fn run(target: &str, judge: fn(&[u8]), inputs: usize) {
+    let mut random = Random(inputs as u64);
+    let seeds = seeds(target);
+    for seed in &seeds {
+        judge(seed);
     }
-    for number in 0..PACKETS {
-        let bytes = match number % 4 {
-            0 => {
-                let count = random.below(160);
-                random.bytes(count)
-            }
-            1 => mutate(syn.clone(), &mut random),
-            _ => mutate(v6.clone(), &mut random),
+    for number in 0..inputs {
+        let bytes = if number % 8 == 0 {
+            let count = random.below(160);
+            random.bytes(count)
+        } else {
+            let seed = random.pick(&seeds).clone();
+            mutate(seed, &mut random)
         };
-        targets::packet(&bytes);
+        judge(&bytes);
     }
 }
 
 #[test]
+fn the_packet_parser() {
+    run("packet", targets::packet, 300_000);
+}
+
+#[test]
 fn the_capture_reader() {
-    let mut random = Random(12);
-    let record = [
-        &7_u32.to_le_bytes()[..],
-        &8_u32.to_le_bytes(),
-        &20_u32.to_le_bytes(),
-        &20_u32.to_le_bytes(),
-        &[0x11; 20],
-    ]
-    .concat();
-    let head = [
-        0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0,
-    ];
-    let pcap = [&head[..], &record, &record, &record].concat();
-    let block = |kind: u32, body: &[u8]| {
-        let length = u32::try_from(body.len() + 12).unwrap().to_le_bytes();
-        [&kind.to_le_bytes()[..], &length, body, &length].concat()
-    };
-    let mut section = vec![0x4d, 0x3c, 0x2b, 0x1a, 1, 0, 0, 0];
-    section.extend([0xff; 8]);
-    let packet = [&[0; 12][..], &[8, 0, 0, 0, 8, 0, 0, 0], b"abcdefgh"].concat();
-    let pcapng = [
-        block(0x0a0d_0d0a, &section),
-        block(
-            1,
-            &[1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0],
-        ),
-        block(6, &packet),
-        block(3, &[&4_u32.to_le_bytes()[..], b"abcd"].concat()),
-        block(5, &[0; 8]),
-        block(6, &packet),
-    ]
-    .concat();
-    for number in 0..CAPTURES {
-        let seed = if number % 3 == 0 { &pcap } else { &pcapng };
-        targets::capture(&mutate(seed.clone(), &mut random));
+    run("capture", targets::capture, 60_000);
+}
+
+#[test]
+fn the_configuration() {
+    run("config", targets::config, 3_000);
+}
+
+#[test]
+fn substitution_in_texts() {
+    run("substitution", targets::substitution, 10_000);
+}
+
+#[test]
+fn the_checker_of_request_heads() {
+    run("head", targets::head, 100_000);
+}
+
+#[test]
+fn the_websocket_frame_reader() {
+    run("frames", targets::frames, 60_000);
+}
+
+#[test]
+fn the_readers_of_a_client_s_texts() {
+    run("request", targets::request, 20_000);
+}
+
+#[test]
+fn the_readers_of_audit_logs() {
+    run("audit", targets::audit, 3_000);
+}
+
+#[test]
+fn every_target_is_run_here_and_by_libfuzzer() {
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
+    let here = include_str!("fuzz.rs");
+    let mut targets = 0;
+    for file in std::fs::read_dir(fuzz.join("fuzz_targets")).unwrap() {
+        let file = file.unwrap().path();
+        let name = file.file_stem().unwrap().to_str().unwrap();
+        assert!(here.contains(&format!("run(\"{name}\", ")), "{name}");
+        targets += 1;
     }
+    assert_eq!(
+        targets,
+        std::fs::read_dir(fuzz.join("seeds")).unwrap().count()
+    );
 }
 
 fn mutate(mut bytes: Vec<u8>, random: &mut Random) -> Vec<u8> {

@@ -65,13 +65,8 @@ pub(crate) fn lint_kernel_half() -> Result<()> {
     let paths = folder.into_iter().chain(env::split_paths(&path));
     cargo.env("PATH", env::join_paths(paths).context("join PATH")?);
     run(cargo
-        .args([
-            "--package",
-            "clawsec-ebpf",
-            "--lib",
-            "--bin",
-            "clawsec-ebpf",
-        ])
+        .args(["--package", "clawsec-ebpf", "--lib"])
+        .args(["--bin", "clawsec-ebpf", "--bin", "clawsec-bench"])
         .args(["--", "-D", "warnings"]))
 }
 

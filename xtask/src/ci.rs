@@ -4,10 +4,10 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-use crate::{build, tidy, tiers};
+use crate::{build, fuzz, tidy, tiers};
 use xtask::say;
 
-/// Format, lints on the host and BPF crates, tidy, docs, then every tier of tests.
+/// Format, lints on the host and BPF crates, tidy, docs, the fuzz targets, then every tier.
 pub(crate) fn run(skip_tests: bool) -> anyhow::Result<()> {
     step("format", &["fmt", "--all", "--check"], &[])?;
     tidy::run()?;
@@ -32,6 +32,7 @@ pub(crate) fn run(skip_tests: bool) -> anyhow::Result<()> {
     if skip_tests {
         return Ok(());
     }
+    fuzz::run(None, fuzz::SECONDS)?;
     tiers::run(None, None, true)
 }
 

@@ -6,10 +6,12 @@ mod bench;
 mod build;
 mod ci;
 mod demo;
+mod fuzz;
 mod peer;
 mod setup;
 mod tidy;
 mod tiers;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -53,13 +55,21 @@ enum Command {
         /// Only tests whose path begins with this, below the tier
         filter: Option<String>,
     },
+    /// Fuzz what reads strangers' bytes; a crash is an error that names the input
+    Fuzz {
+        /// One target of fuzz/fuzz_targets; without it each in turn
+        target: Option<String>,
+        /// For each target
+        #[arg(long, default_value_t = fuzz::SECONDS)]
+        seconds: u32,
+    },
     /// Measure side by side with the peers: JSON in target/bench, a table on standard output
     Bench {
         /// What is measured
         #[arg(default_value = "kernel")]
         what: bench::What,
     },
-    /// The whole gate: format, lints, tidy, docs, every tier
+    /// The whole gate: format, lints, tidy, docs, the fuzz targets, every tier
     Ci {
         /// Everything but the tests
         #[arg(long)]
@@ -90,6 +100,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             strict,
             filter,
         } => tiers::run(tier, filter.as_deref(), strict),
+        Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Command::Bench { what } => bench::run(what),
         Command::Ci { skip_tests } => ci::run(skip_tests),
         Command::StandIn => demo::stand_in(),

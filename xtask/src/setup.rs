@@ -221,7 +221,7 @@ fn is_present(program: &str) -> bool {
 }
 
 /// What a command prints, if it can be run and succeeds.
-fn output(command: &mut Command) -> Option<String> {
+pub(crate) fn output(command: &mut Command) -> Option<String> {
     let output = command
         .output()
         .ok()

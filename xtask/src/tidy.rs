@@ -109,7 +109,7 @@ const LONGER: &[(&str, usize)] = &[
     ("clawsec-user/src/sandbox/cgroup.rs", 409),
     ("clawsec-user/src/sandbox/dispatch.rs", 433),
     ("tests/kernel/enforcer.rs", 526),
-    ("tests/kernel/verdict.rs", 1092),
+    ("tests/kernel/verdict.rs", 915),
     ("tests/system/daemon.rs", 412),
     ("tests/system/oracle/classes.rs", 471),
     ("tests/system/sandbox.rs", 514),

@@ -13,7 +13,7 @@ use clap::ValueEnum;
 use xtask::lab::ensure_user;
 use xtask::say;
 
-use crate::{build, peer};
+use crate::{build, peer, vm};
 
 /// What a test may touch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -22,6 +22,8 @@ pub(crate) enum Tier {
     Pure,
     /// The BPF object through BPF_PROG_TEST_RUN: root.
     Kernel,
+    /// The kernel tier's rows on Linux 6.1, in qemu: nothing but its package is needed.
+    Vm,
     /// Network namespaces, docker, firejail, a daemon killed and restarted: root.
     System,
     /// The real gateway from npm with its own clients: root, node.
@@ -33,6 +35,7 @@ impl fmt::Display for Tier {
         f.write_str(match self {
             Self::Pure => "pure",
             Self::Kernel => "kernel",
+            Self::Vm => "vm",
             Self::System => "system",
             Self::Peer => "peer",
         })
@@ -40,9 +43,9 @@ impl fmt::Display for Tier {
 }
 
 #[derive(Debug, Default, Clone, Copy)]
-struct Count {
-    passed: u64,
-    failed: u64,
+pub(crate) struct Count {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
 }
 
 /// Runs the tiers and prints one line for each, then the sum.
@@ -52,8 +55,8 @@ pub(crate) fn run(only: Option<Tier>, filter: Option<&str>, strict: bool) -> any
     let mut total = Count::default();
     let mut not_run = 0;
     for tier in wanted {
-        let environment = match prepare(tier) {
-            Ok(environment) => environment,
+        let ready = match prepare(tier, filter) {
+            Ok(ready) => ready,
             Err(why) => {
                 let count = listed(tier, filter)?;
                 not_run += count;
@@ -63,9 +66,16 @@ pub(crate) fn run(only: Option<Tier>, filter: Option<&str>, strict: bool) -> any
                 continue;
             }
         };
-        let count = run_tier(tier, filter, &environment)?;
+        let (count, note) = match ready {
+            Ready::Here(environment) => (run_tier(tier, filter, &environment)?, String::new()),
+            Ready::Guest(guest) => {
+                say(&format!("tier {tier}"));
+                let (count, note) = guest.run(filter)?;
+                (count, format!(" ({note})"))
+            }
+        };
         lines.push(format!(
-            "tier {tier}: {} passed, {} failed",
+            "tier {tier}: {} passed, {} failed{note}",
             count.passed, count.failed
         ));
         total.passed += count.passed;
@@ -101,8 +111,21 @@ pub(crate) fn run(only: Option<Tier>, filter: Option<&str>, strict: bool) -> any
 
 type Environment = Vec<(&'static str, PathBuf)>;
 
+/// Where a tier runs.
+enum Ready {
+    Here(Environment),
+    Guest(vm::Guest),
+}
+
 /// Checks what a tier needs and makes what can be made without asking.
-fn prepare(tier: Tier) -> anyhow::Result<Environment> {
+fn prepare(tier: Tier, filter: Option<&str>) -> anyhow::Result<Ready> {
+    match tier {
+        Tier::Vm => vm::prepare(filter).map(Ready::Guest),
+        _ => environment(tier).map(Ready::Here),
+    }
+}
+
+fn environment(tier: Tier) -> anyhow::Result<Environment> {
     if tier == Tier::Pure {
         return Ok(Vec::new());
     }
@@ -137,7 +160,7 @@ pub(crate) fn is_root() -> anyhow::Result<bool> {
     Ok(output.stdout.trim_ascii() == b"0")
 }
 
-fn need(program: &str, package: &str) -> anyhow::Result<()> {
+pub(crate) fn need(program: &str, package: &str) -> anyhow::Result<()> {
     let found = std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()));
     if found {
@@ -217,7 +240,7 @@ fn relay(child: &mut std::process::Child) -> anyhow::Result<(Count, bool)> {
     Ok((count, complete))
 }
 
-fn number_before(text: &str, word: &str) -> u64 {
+pub(crate) fn number_before(text: &str, word: &str) -> u64 {
     text.split_once(word)
         .and_then(|(before, _)| before.rsplit(' ').next())
         .and_then(|number| number.parse().ok())
@@ -226,6 +249,9 @@ fn number_before(text: &str, word: &str) -> u64 {
 
 /// How many tests a tier has, without running them.
 fn listed(tier: Tier, filter: Option<&str>) -> anyhow::Result<u64> {
+    if tier == Tier::Vm {
+        return vm::count(filter);
+    }
     let mut count = 0;
     for mut command in commands(tier, filter) {
         let output = command

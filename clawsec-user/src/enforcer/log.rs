@@ -68,7 +68,9 @@ impl ::log::Log for ToTracing {
     }
 
     fn log(&self, record: &::log::Record<'_>) {
-        let line = record.args();
+        let line = record.args().to_string();
+        // Reasons come at one width.
+        let line = line.trim_end();
         match record.level() {
             ::log::Level::Error => tracing::error!(target: "clawsec::bpf", "{line}"),
             ::log::Level::Warn => tracing::warn!(target: "clawsec::bpf", "{line}"),

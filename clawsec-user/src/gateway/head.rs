@@ -63,7 +63,7 @@ impl Head {
         state.complete = false;
     }
 
-    fn see(&self, bytes: &[u8]) {
+    pub(super) fn see(&self, bytes: &[u8]) {
         let mut state = self.lock();
         if !state.capturing {
             return;

@@ -36,6 +36,9 @@ mod link;
 mod record;
 mod refusal;
 
+#[doc(hidden)]
+pub mod probe;
+
 #[cfg(test)]
 mod tests;
 

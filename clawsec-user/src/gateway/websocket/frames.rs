@@ -132,24 +132,29 @@ pub(super) fn split(
     write_deadline: Duration,
     tasks: &TaskTracker,
 ) -> (Reader<ReadHalf<Stream>>, Outbox) {
-    let (mut read, mut write) = socket.split(tokio::io::split);
-    read.set_auto_close(false);
-    read.set_auto_pong(false);
+    let (read, mut write) = socket.split(tokio::io::split);
     // fastwebsockets 0.10 spins on a vectored write that takes nothing.
     write.set_writev(false);
-    let mut reader = Reader {
-        frames: read,
-        role,
-        limit,
-        partial: None,
-    };
-    reader.set_limit(limit);
+    let reader = Reader::new(read, role, limit);
     let (sender, receiver) = mpsc::channel(OUTBOX_FRAMES);
     tasks.spawn(write_all(write, receiver, write_deadline));
     (reader, Outbox(sender))
 }
 
 impl<S: AsyncRead + Unpin> Reader<S> {
+    pub(super) fn new(mut frames: WebSocketRead<S>, role: Role, limit: usize) -> Self {
+        frames.set_auto_close(false);
+        frames.set_auto_pong(false);
+        let mut reader = Self {
+            frames,
+            role,
+            limit,
+            partial: None,
+        };
+        reader.set_limit(limit);
+        reader
+    }
+
     pub(super) fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
         self.frames.set_max_message_size(limit.saturating_add(1));
@@ -336,16 +341,7 @@ mod tests {
         let (read, _write) = tokio::io::split(server);
         let (frames, _) =
             fastwebsockets::after_handshake_split(read, tokio::io::sink(), Role::Server);
-        let mut reader = Reader {
-            frames,
-            role: Role::Server,
-            limit,
-            partial: None,
-        };
-        reader.frames.set_auto_close(false);
-        reader.frames.set_auto_pong(false);
-        reader.set_limit(limit);
-        reader.message().await
+        Reader::new(frames, Role::Server, limit).message().await
     }
 
     #[tokio::test]

@@ -183,7 +183,7 @@ fn told(denial: Denial, scope: Option<Scope>) -> Denied {
 }
 
 /// Every field of the protocol's methods that names somebody.
-fn name_all(facts: &mut RequestFacts, params: &Value) -> Result<(), &'static str> {
+pub(super) fn name_all(facts: &mut RequestFacts, params: &Value) -> Result<(), &'static str> {
     for key in ["agentId"] {
         if let Some(agent) = json::text(params, key) {
             name_agent(facts, agent)?;
@@ -215,7 +215,7 @@ fn strings<'a>(params: &'a Value, key: &str) -> impl Iterator<Item = &'a str> {
 }
 
 /// The tool that a method runs, by the name the tool lists know.
-fn tool<'a>(method: &str, params: &'a Value) -> Result<Option<&'a str>, &'static str> {
+pub(super) fn tool<'a>(method: &str, params: &'a Value) -> Result<Option<&'a str>, &'static str> {
     match method {
         "tools.invoke" | "mcp.app.callTool" => {
             let keys = ["name", "tool", "toolName"];

@@ -8,6 +8,7 @@ mod dial;
 mod frames;
 mod handshake;
 mod judge;
+pub(super) mod probe;
 mod relay;
 
 use std::sync::Arc;

@@ -1,0 +1,23 @@
+//! What strangers' bytes reach before anybody is known, as functions of bytes: for the fuzz
+//! targets (`fuzz/src/lib.rs`). Nothing of the daemon calls these.
+
+use super::head::{Head, HeadForm};
+pub use super::websocket::probe::{messages, request};
+
+/// What the checker of request heads says of bytes that come in these pieces.
+pub fn head<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> &'static str {
+    let head = Head::default();
+    for piece in pieces {
+        head.see(piece);
+    }
+    match head.judge() {
+        HeadForm::Plain => "plain",
+        HeadForm::Unseen => "not seen whole",
+        HeadForm::Ambiguous(why) => why,
+    }
+}
+
+/// What the strict reader makes of a JSON text.
+pub fn json(text: &[u8]) -> Option<serde_json::Value> {
+    super::json::parse(text).ok()
+}
