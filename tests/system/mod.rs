@@ -4,6 +4,7 @@ mod attach;
 mod confinement;
 pub(crate) mod daemon;
 mod docker;
+mod flood;
 mod input;
 mod judge;
 mod kept;

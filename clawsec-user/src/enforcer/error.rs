@@ -153,7 +153,7 @@ pub enum EnforcerError {
         #[source]
         source: io::Error,
     },
-    #[error("cannot copy map {map} of the filter in force")]
+    #[error("cannot read map {map} as a whole")]
     Copy {
         map: &'static str,
         #[source]
