@@ -83,7 +83,7 @@ impl Generator {
                     let mut options = TestRunOptions::new();
                     options.data_in = Some(frame);
                     options.repeat = FRAMES;
-                    options.attrs = TestRunAttrs::new().xdp_live_frames(64);
+                    options.attrs = TestRunAttrs::new().xdp_live_frames(256);
                     sender.test_run(options).expect("send live frames");
                     sent += u64::from(FRAMES);
                 }

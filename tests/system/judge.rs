@@ -70,7 +70,7 @@ fn counted(daemon: &Daemon) -> Vec<(String, u64)> {
 /// What the program itself keeps: its buckets, its totals by source and its figures.
 fn kept(daemon: &Daemon) -> Vec<String> {
     use aya::maps::{HashMap, Map, MapData, PerCpuArray};
-    use clawsec_common::abi::{Bucket, SCHEMA, STATS, SourceKey, Throttle, ThrottleKey, name};
+    use clawsec_common::abi::{Bucket, SCHEMA, STATS, SourceKey, TALLY_SETS, TallySet, name};
     let folder = daemon.pin_dir.join(format!("v{SCHEMA}"));
     let pinned = |map: &str| MapData::from_pin(folder.join(map)).expect("open a pinned map");
     let mut kept = Vec::new();
@@ -79,10 +79,10 @@ fn kept(daemon: &Daemon) -> Vec<String> {
             Map::LruHashMap(pinned(map)).try_into().expect("buckets");
         kept.extend(buckets.iter().map(|entry| format!("{map}: {entry:?}")));
     }
-    let totals: HashMap<_, ThrottleKey, Throttle> = Map::LruHashMap(pinned(name::THROTTLE))
+    let tallies: PerCpuArray<_, TallySet> = Map::PerCpuArray(pinned(name::TALLIES))
         .try_into()
-        .expect("totals");
-    kept.extend(totals.iter().map(|entry| format!("{entry:?}")));
+        .expect("tallies");
+    kept.extend((0..TALLY_SETS).map(|set| format!("{set}: {:?}", tallies.get(&set, 0))));
     let stats: PerCpuArray<_, u64> = Map::PerCpuArray(pinned(name::STATS))
         .try_into()
         .expect("figures");
