@@ -158,7 +158,6 @@ fn timed(peer: &Peer, enforcer: &mut Enforcer) {
 
     enforcer.ban(net("203.0.113.0/24"), hour).unwrap();
     enforcer.ban(net("2001:db8:1:2:3:4:5:6/128"), hour).unwrap();
-    println!("{}", enforcer.memory().unwrap().in_words());
 }
 
 /// A million bans and 100,000 prefixes of each family, and one more of each.
@@ -184,7 +183,7 @@ fn what_is_promised_loads_in_time_and_one_more_is_refused_with_numbers() {
             })
             .map(|net| (net, PacketRule::Allow { class: 0 }))
             .collect();
-        let bound = enforcer.memory().unwrap();
+        let most = enforcer.memory().unwrap().bound_bytes;
         enforcer.switch(&many).unwrap();
         println!("200,000 prefixes in {:?}", begun.elapsed());
         assert_eq!(enforcer.generation().unwrap(), 2);
@@ -207,10 +206,7 @@ fn what_is_promised_loads_in_time_and_one_more_is_refused_with_numbers() {
         println!("1,000,000 bans in {:?}", begun.elapsed());
         let memory = enforcer.memory().unwrap();
         println!("{}", memory.in_words());
-        assert!(
-            memory.used_bytes <= bound.bound_bytes,
-            "{memory:?} {bound:?}"
-        );
+        assert!(memory.used_bytes <= most, "{memory:?}, said {most}");
         let one = "203.0.113.1/32".parse().unwrap();
         let error = enforcer
             .ban(one, Duration::from_hours(1))

@@ -7,35 +7,31 @@
 //! kernel's admissions. Expiry is wall time, so a reboot changes nothing.
 
 mod book;
+mod follow;
 mod journal;
+mod keep;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
-use self::book::{Book, Key, Since};
+use self::book::{Book, Key};
 use self::journal::{Journal, Loaded, Plane};
-use super::state::State;
 use crate::causes::chain;
-use crate::enforcer::{Carried, Enforcer, EnforcerError, Found};
-use crate::event::{Event, EventKind, Outcome};
-use crate::ipc::{TimedEntry, TimedUpdate};
+use crate::enforcer::{Carried, Enforcer, Found};
 use crate::policy::{AddressPolicy, Denial, TimedKind, UnixMillis, decide_address};
 
 pub(super) use self::book::{By, Entry};
+pub(super) use self::follow::Follower;
+pub(super) use self::keep::{finish, start, write};
 
-/// Between two writings of what the gateway bans, and between two looks for what has run out.
+/// Between two writings of what the gateway bans, and between two looks for room.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
-const SWEEP_EVERY: Duration = Duration::from_mins(1);
-/// Entries of one message to the gateway process.
-const PART: usize = 4_096;
 
 /// The book, and where it is kept.
 #[derive(Debug)]
@@ -198,10 +194,7 @@ impl Timed {
 
     /// For the gateway process; see `Follower`.
     pub(super) fn follow(&self) -> Follower {
-        Follower {
-            changed: self.changed.subscribe(),
-            place: Place::Whole(TimedKind::Ban, None, self.book().end()),
-        }
+        Follower::new(self.changed.subscribe(), self.book().end())
     }
 
     /// Room for another entry is made by those that have run out, which are looked for once a
@@ -232,217 +225,6 @@ impl Timed {
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Reads the book for one gateway process: all of it first, then what changes.
-#[derive(Debug)]
-pub(super) struct Follower {
-    changed: watch::Receiver<()>,
-    place: Place,
-}
-
-#[derive(Debug)]
-enum Place {
-    /// Reading all of it, after this prefix; then the changes from this number on.
-    Whole(TimedKind, Option<IpNet>, u64),
-    At(u64),
-}
-
-impl Follower {
-    /// The next message, if there is one now. All that there is comes first.
-    pub(super) fn next(&mut self, timed: &Timed) -> Option<TimedUpdate> {
-        match self.place {
-            Place::Whole(kind, after, number) => {
-                let page = timed.book().page(kind, after, PART);
-                let is_end = page.len() < PART;
-                self.place = match (is_end, kind) {
-                    (false, _) => Place::Whole(kind, page.last().map(|(p, _)| *p), number),
-                    (true, TimedKind::Ban) => Place::Whole(TimedKind::Admission, None, number),
-                    (true, TimedKind::Admission) => Place::At(number),
-                };
-                let entry = |(prefix, entry): &(IpNet, Entry)| TimedEntry {
-                    ban: kind == TimedKind::Ban,
-                    prefix: *prefix,
-                    until_ms: entry.until_ms,
-                };
-                Some(TimedUpdate::Whole {
-                    part: page.iter().map(entry).collect(),
-                    last: is_end && kind == TimedKind::Admission,
-                })
-            }
-            Place::At(number) => {
-                // Seen before it is read: a change in between is seen again.
-                self.changed.mark_unchanged();
-                let since = timed.book().since(number);
-                match since {
-                    Since::Behind => {
-                        self.place = Place::Whole(TimedKind::Ban, None, timed.book().end());
-                        self.next(timed)
-                    }
-                    Since::Changes(changes, next) => {
-                        self.place = Place::At(next);
-                        let entry = |((kind, prefix), entry): (Key, Option<Entry>)| TimedEntry {
-                            ban: kind == TimedKind::Ban,
-                            prefix,
-                            until_ms: entry.map_or(0, |entry| entry.until_ms),
-                        };
-                        let changes: Vec<TimedEntry> = changes.into_iter().map(entry).collect();
-                        (!changes.is_empty()).then_some(TimedUpdate::Changed(changes))
-                    }
-                }
-            }
-        }
-    }
-
-    /// Waits for a change.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe: a change stays one until `next` has read it.
-    pub(super) async fn changed(&mut self) {
-        if self.changed.changed().await.is_err() {
-            // The book goes with the daemon.
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-/// Takes in what the kernel holds, writes the file, and keeps it from then on.
-pub(super) async fn start(state: &Arc<State>, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
-    let timed = &state.timed;
-    if let Some(mut enforcer) = state.enforcer() {
-        if let Some(error) = enforcer.not_carried() {
-            let why = format!("not every ban and admission is in force: {}", chain(error));
-            tracing::error!("{why}");
-            report(state, "not_carried", Outcome::Error, &why);
-        }
-        if let Err(error) = take_in(timed, &mut enforcer) {
-            let why = format!("read the kernel's bans: {}", chain(&error));
-            tracing::error!("{why}");
-            report(state, "unreadable", Outcome::Error, &why);
-        }
-        let mut journal = timed.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        journal.keep_with(Plane::Filter);
-    }
-    let damage = {
-        let mut damage = timed.damage.lock().unwrap_or_else(PoisonError::into_inner);
-        damage.take()
-    };
-    if let Some(why) = damage {
-        report(state, "damaged", Outcome::Error, &why);
-    }
-    let mut is_kept = true;
-    note(state, write(state).await, &mut is_kept);
-    tasks.spawn(keep(Arc::clone(state), is_kept, stop.clone()));
-}
-
-/// Writes what the last second has changed, for the last time.
-pub(super) async fn finish(state: &Arc<State>) {
-    note(state, write(state).await, &mut true);
-}
-
-/// Makes the file hold what the book holds; returns when it is on disk.
-pub(super) async fn write(state: &Arc<State>) -> Result<(), String> {
-    let state = Arc::clone(state);
-    let written = tokio::task::spawn_blocking(move || {
-        let path = state.options.state_dir.join("timed");
-        let written = state.timed.catch_up();
-        written.map_err(|error| format!("cannot write {}: {error}", path.display()))
-    });
-    written.await.unwrap_or_else(|ended| Err(ended.to_string()))
-}
-
-/// Bans and admissions that only the kernel's maps hold.
-fn take_in(timed: &Timed, enforcer: &mut Enforcer) -> Result<(), EnforcerError> {
-    let held = [
-        (TimedKind::Ban, enforcer.bans()?),
-        (TimedKind::Admission, enforcer.admissions()?),
-    ];
-    let mut book = timed.book();
-    for (kind, entries) in held {
-        for held in entries {
-            let key = (kind, held.prefix);
-            let until_ms = unix_ms(held.until);
-            if book
-                .get(key)
-                .is_some_and(|entry| entry.until_ms == until_ms)
-            {
-                continue;
-            }
-            let known = timed.doubtful.get(&key).cloned();
-            let entry = known.filter(|entry| entry.until_ms == until_ms);
-            book.set(
-                key,
-                entry.unwrap_or(Entry {
-                    until_ms,
-                    by: By::Kernel,
-                    note: None,
-                }),
-            );
-        }
-    }
-    Ok(())
-}
-
-/// Follows the book for ever: a flood of bans is written once a second.
-async fn keep(state: Arc<State>, mut is_kept: bool, stop: CancellationToken) {
-    let mut changed = state.timed.changed.subscribe();
-    let mut sweep = tokio::time::interval(SWEEP_EVERY);
-    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = changed.changed() => {}
-            // What could not be written is tried again.
-            () = tokio::time::sleep(WRITE_EVERY), if !is_kept => {}
-            _ = sweep.tick() => sweep_all(&state),
-            () = stop.cancelled() => return,
-        }
-        note(&state, write(&state).await, &mut is_kept);
-        tokio::time::sleep(WRITE_EVERY).await;
-    }
-}
-
-/// Forgets what has run out, in the book and in the kernel.
-fn sweep_all(state: &State) {
-    if !state.timed.sweep_if(|_| true) {
-        return;
-    }
-    if let Some(mut enforcer) = state.enforcer() {
-        let swept = enforcer
-            .bans()
-            .and_then(|_| enforcer.admissions().map(drop));
-        if let Err(error) = swept {
-            tracing::warn!("remove what has run out: {}", chain(&error));
-        }
-    }
-}
-
-/// The first failure to keep the file, and its end, are records.
-fn note(state: &State, written: Result<(), String>, is_kept: &mut bool) {
-    match (written, *is_kept) {
-        (Err(why), true) => {
-            tracing::error!("bans and admissions would not survive a restart: {why}");
-            report(state, "unwritable", Outcome::Error, &why);
-            *is_kept = false;
-        }
-        (Ok(()), false) => {
-            report(
-                state,
-                "ok",
-                Outcome::Allow,
-                "bans and admissions are kept again",
-            );
-            *is_kept = true;
-        }
-        _ => {}
-    }
-}
-
-fn report(state: &State, reason: &'static str, outcome: Outcome, detail: &str) {
-    let mut event = Event::new(EventKind::System, "keep", outcome, reason);
-    event.generation = state.config().policy.generation;
-    event.detail = Some(detail.to_owned());
-    state.records.report(event);
 }
 
 /// Keeps a damaged file for whoever wants to look at it; says where.
