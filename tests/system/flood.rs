@@ -43,15 +43,13 @@ impl Generator {
         let map = bench.map_mut("NEXT").expect("NEXT");
         let mut table = ProgramArray::try_from(map).expect("a table");
         table.set(0, &next, 0).expect("choose the sender");
-        let mut sources: Array<_, [u8; 16]> = bench
-            .map_mut("SOURCES")
-            .expect("SOURCES")
-            .try_into()
-            .expect("an array");
-        for n in 0..65_536_u32 {
-            let mut source = [0; 16];
-            source[..4].copy_from_slice(&(0x0a00_0000 + n * 7).to_be_bytes());
-            sources.set(n, source, 0).expect("set a source");
+        let map = bench.map_mut("SOURCES4").expect("SOURCES4");
+        let mut sources: Array<_, [[u8; 4]; 16]> = map.try_into().expect("an array");
+        for line in 0..4_096_u32 {
+            let source = |n: u32| (0x0a00_0000 + (line * 16 + n) * 7).to_be_bytes();
+            let held: [[u8; 4]; 16] =
+                std::array::from_fn(|n| source(u32::try_from(n).expect("16")));
+            sources.set(line, held, 0).expect("set sources");
         }
         let index = interface_index(daemon);
         let mut target: Array<_, u32> = bench

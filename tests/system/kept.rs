@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clawsec_common::abi::SCHEMA;
 use serde_json::json;
@@ -283,7 +283,13 @@ fn a_million_bans_are_carried_listed_and_added_to() {
     }
     let path = daemon.path("state/timed");
     fs::write(&path, text).expect("write the state");
-    daemon.launch();
+    daemon.spawn();
+    // A debug build on a busy machine takes its time over a million lines.
+    let deadline = Instant::now() + Duration::from_secs(180);
+    while daemon.get(Host::Inside, "/").status != 200 {
+        assert!(Instant::now() < deadline, "{}", daemon.log());
+        std::thread::sleep(Duration::from_millis(200));
+    }
     let status = daemon.status();
     assert_eq!(status["bans"], 1_000_000);
     let memory = &status["kernel_memory"];
