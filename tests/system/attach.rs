@@ -208,6 +208,16 @@ fn a_policy_that_cuts_off_the_operator_s_shell_is_refused() {
 
     daemon.launch_with(&["--yes"]);
     assert_eq!(daemon.get(Host::Inside, "/").status, 200);
+
+    // Nor is it banned by a slip.
+    let ban = ["ban", "add", "198.51.100.0/24"];
+    let refused = daemon.clawsec(&ban);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    let names_both = said.contains(lab::CLIENT_OUTSIDE) && said.contains("--yes");
+    assert!(names_both, "{said}");
+    let banned = daemon.clawsec(&[&ban[..], &["--yes"]].concat());
+    assert!(banned.status.success(), "{banned:?}");
     server.kill().expect("end the server");
     server.wait().expect("reap the server");
 }

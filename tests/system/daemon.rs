@@ -208,11 +208,14 @@ impl Daemon {
         child.wait().expect("reap clawsec");
     }
 
+    pub(crate) fn pid(&self) -> u64 {
+        self.child.as_ref().expect("the daemon runs").id().into()
+    }
+
     /// SIGHUP: read the configuration again.
     pub(crate) fn hang_up(&self) {
-        let pid = self.child.as_ref().expect("the daemon runs").id();
         Command::new("kill")
-            .args(["-HUP", &pid.to_string()])
+            .args(["-HUP", &self.pid().to_string()])
             .status()
             .expect("run kill");
     }

@@ -67,6 +67,30 @@ fn counted(daemon: &Daemon) -> Vec<(String, u64)> {
         .collect()
 }
 
+/// What the program itself keeps: its buckets, its totals by source and its figures.
+fn kept(daemon: &Daemon) -> Vec<String> {
+    use aya::maps::{HashMap, Map, MapData, PerCpuArray};
+    use clawsec_common::abi::{Bucket, SCHEMA, STATS, SourceKey, TALLY_SETS, TallySet, name};
+    let folder = daemon.pin_dir.join(format!("v{SCHEMA}"));
+    let pinned = |map: &str| MapData::from_pin(folder.join(map)).expect("open a pinned map");
+    let mut kept = Vec::new();
+    for map in [name::BUCKETS, name::CEILINGS] {
+        let buckets: HashMap<_, SourceKey, Bucket> =
+            Map::LruHashMap(pinned(map)).try_into().expect("buckets");
+        kept.extend(buckets.iter().map(|entry| format!("{map}: {entry:?}")));
+    }
+    let tallies: PerCpuArray<_, TallySet> = Map::PerCpuArray(pinned(name::TALLIES))
+        .try_into()
+        .expect("tallies");
+    kept.extend((0..TALLY_SETS).map(|set| format!("{set}: {:?}", tallies.get(&set, 0))));
+    let stats: PerCpuArray<_, u64> = Map::PerCpuArray(pinned(name::STATS))
+        .try_into()
+        .expect("figures");
+    kept.extend((0..STATS).map(|stat| format!("{:?}", stats.get(&stat, 0))));
+    kept.sort();
+    kept
+}
+
 #[test]
 fn a_filter_in_force_is_asked_and_not_touched() {
     let daemon = Daemon::start("judge", |config| {
@@ -76,8 +100,19 @@ fn a_filter_in_force_is_asked_and_not_touched() {
     let banned = "192.0.2.66";
     assert!(daemon.clawsec(&["ban", "add", banned]).status.success());
     assert_eq!(daemon.get(Host::Outside, "/").exit, 28);
+    let admit = ["allow", "add", "203.0.113.0/24", "--for", "1h"];
+    assert!(daemon.clawsec(&admit).status.success());
     let before = counted(&daemon);
     assert!(!before.is_empty(), "the filter has counted its drop");
+    let kept_before = kept(&daemon);
+    let buckets = kept_before
+        .iter()
+        .filter(|line| line.starts_with("BUCKETS"));
+    assert_ne!(
+        buckets.count(),
+        0,
+        "the daemon was asked from inside: {kept_before:?}"
+    );
     let explain = |from: &str| {
         let live = [
             "explain",
@@ -105,6 +140,12 @@ fn a_filter_in_force_is_asked_and_not_touched() {
             json!({ "verdict": "drop", "reason": "banned", "rule": null }),
             "not_reached",
         ),
+        (
+            "203.0.113.7",
+            0,
+            json!({ "verdict": "pass", "reason": "allowed", "rule": "clawsec allow" }),
+            "allow",
+        ),
     ];
     for (from, exit, packet, outcome) in rows {
         let (code, found) = explain(from);
@@ -128,6 +169,7 @@ fn a_filter_in_force_is_asked_and_not_touched() {
     assert_eq!((text.lines().count(), passes), (200, 50));
 
     assert_eq!(counted(&daemon), before, "no counter of the filter moved");
+    assert_eq!(kept(&daemon), kept_before, "no bucket nor total either");
     assert_eq!(
         daemon.get(Host::Inside, "/").status,
         200,

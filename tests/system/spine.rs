@@ -156,7 +156,7 @@ fn recorded_counts_equal_the_kernels_counters() {
 }
 
 /// Compares at a moment when the counters stand still and a checkpoint has passed.
-fn assert_sums_agree(daemon: &Daemon) {
+pub(super) fn assert_sums_agree(daemon: &Daemon) {
     let deadline = std::time::Instant::now() + Duration::from_secs(15);
     loop {
         std::thread::sleep(Duration::from_millis(1200));
@@ -174,7 +174,7 @@ fn assert_sums_agree(daemon: &Daemon) {
     }
 }
 
-fn dropped(status: &Value) -> BTreeMap<String, u64> {
+pub(super) fn dropped(status: &Value) -> BTreeMap<String, u64> {
     let reasons = status["reasons"].as_array().expect("reasons").iter();
     reasons
         .filter(|reason| reason["drop"] == true && reason["packets"] != 0)
@@ -185,7 +185,7 @@ fn dropped(status: &Value) -> BTreeMap<String, u64> {
         .collect()
 }
 
-fn recorded(records: &[Value]) -> BTreeMap<String, u64> {
+pub(super) fn recorded(records: &[Value]) -> BTreeMap<String, u64> {
     let mut sums = BTreeMap::new();
     for record in records {
         if record["event"] == "network" && record["action"] == "drop" {

@@ -145,6 +145,9 @@ fn environment(tier: Tier) -> anyhow::Result<Environment> {
         need("dockerd", "docker.io")?;
         need("firejail", "firejail")?;
         need("busybox", "busybox-static")?;
+        // The flood's generator.
+        let bench = build::bench_object().context("needs the benchmark's programs")?;
+        environment.push(("CLAWSEC_BENCH_OBJECT", bench));
     }
     ensure_user("clawsec", None)?;
     ensure_user("clawsec-sbx", Some("/home/clawsec-sbx"))?;

@@ -14,6 +14,7 @@ mod output;
 mod replay;
 mod run;
 mod sandbox;
+mod timed;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -44,9 +45,12 @@ enum Command {
     Replay(replay::ReplayArguments),
     /// Show what the running daemon enforces.
     Status(admin::StatusArguments),
-    /// Drop a source at the NIC for a while.
+    /// Drop a source or a prefix at the NIC for a while.
     #[command(subcommand)]
-    Ban(admin::BanCommand),
+    Ban(timed::BanCommand),
+    /// Admit a source or a prefix for a while.
+    #[command(subcommand)]
+    Allow(timed::AllowCommand),
     /// Read the audit log; needs no daemon.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -73,7 +77,8 @@ pub fn main() -> ExitCode {
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Replay(arguments) => replay::replay(&arguments),
         Command::Status(arguments) => admin::status(&arguments),
-        Command::Ban(command) => admin::ban(command),
+        Command::Ban(command) => timed::ban(command),
+        Command::Allow(command) => timed::allow(command),
         Command::Audit(command) => audit::run(command),
         Command::Sandbox(command) => sandbox::run(command),
         Command::Key(command) => key::run(&command),

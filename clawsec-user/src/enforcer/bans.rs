@@ -21,6 +21,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::error::EnforcerError;
 use super::load::{Maps, map_error};
 use super::raw;
+use crate::policy::unmapped;
 
 /// A ban or an admission that has not run out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,12 +81,12 @@ pub(super) fn bans(maps: &mut Maps) -> Result<Vec<TimedEntry>, EnforcerError> {
 pub(super) fn admit(maps: &mut Maps, entries: &[(IpNet, SystemTime)]) -> Result<(), EnforcerError> {
     let entries = entries
         .iter()
-        .map(|(prefix, until)| (prefix_key(canonical(*prefix)), unix_ms(*until)));
+        .map(|(prefix, until)| (prefix_key(unmapped(*prefix)), unix_ms(*until)));
     add_prefixes(maps, Trie::Admissions, entries.collect())
 }
 
 pub(super) fn unadmit(maps: &mut Maps, prefix: IpNet) -> Result<bool, EnforcerError> {
-    remove_prefix(maps, Trie::Admissions, prefix_key(canonical(prefix)))
+    remove_prefix(maps, Trie::Admissions, prefix_key(unmapped(prefix)))
 }
 
 pub(super) fn admissions(maps: &mut Maps) -> Result<Vec<TimedEntry>, EnforcerError> {
@@ -306,7 +307,7 @@ enum Target {
 
 /// One host of IPv6 owns a /64: longer prefixes are banned as that.
 fn target(prefix: IpNet) -> Target {
-    match canonical(prefix) {
+    match unmapped(prefix) {
         IpNet::V4(net) if net.prefix_len() == 32 => {
             Target::Source(SourceKey::v4(net.addr().octets()))
         }
@@ -315,19 +316,6 @@ fn target(prefix: IpNet) -> Target {
         }
         shorter => Target::Prefix(prefix_key(shorter)),
     }
-}
-
-/// Bits after the length gone; an IPv4-mapped prefix is the IPv4 one.
-fn canonical(prefix: IpNet) -> IpNet {
-    let prefix = prefix.trunc();
-    let IpNet::V6(net) = prefix else {
-        return prefix;
-    };
-    let mapped = net.addr().to_ipv4_mapped();
-    mapped
-        .zip(net.prefix_len().checked_sub(96))
-        .and_then(|(address, length)| Ipv4Net::new(address, length).ok())
-        .map_or(prefix, IpNet::V4)
 }
 
 fn prefix_key(prefix: IpNet) -> PrefixKey {

@@ -153,6 +153,14 @@ pub enum EnforcerError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot read map {map} as a whole")]
+    Copy {
+        map: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the policy in force changes too quickly to be copied; try again")]
+    Restless,
     #[error("the packet events were taken before")]
     EventsTaken,
     #[error("packet events and logs are read inside a tokio runtime")]

@@ -157,23 +157,70 @@ fn source_total(tally: &Tally, cpu: u32) -> Option<SourceTotal> {
     })
 }
 
-/// What `/proc/self/fdinfo` says of each pinned map, added up.
-pub(super) fn memory(folder: &Path) -> Result<u64, EnforcerError> {
-    let mut bytes = 0_u64;
-    for spec in PINNED {
-        let info =
-            MapInfo::from_pin(folder.join(spec.name)).map_err(map_error("open", spec.name))?;
-        let fd = info.fd().map_err(map_error("open", spec.name))?;
-        let path = PathBuf::from(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()));
-        let text = std::fs::read_to_string(&path).map_err(|source| EnforcerError::Pin {
-            what: "read",
-            path,
-            source,
-        })?;
-        let memory = text.lines().find_map(|line| line.strip_prefix("memlock:"));
-        bytes += memory
-            .and_then(|text| text.trim().parse::<u64>().ok())
-            .unwrap_or(0);
+/// Bytes that the kernel takes for maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct KernelMemory {
+    /// Now.
+    pub used_bytes: u64,
+    /// With every timed ban and admission that there can be; everything else is taken at start.
+    pub bound_bytes: u64,
+}
+
+impl KernelMemory {
+    /// For a log line.
+    pub fn in_words(self) -> String {
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        format!(
+            "kernel maps take {} MiB, {} MiB at most",
+            mib(self.used_bytes),
+            mib(self.bound_bytes)
+        )
     }
-    Ok(bytes)
+}
+
+/// Bytes of one entry of the maps that grow, as the kernel counts them: a hash element with its
+/// list, and a trie's node with the one in between that it may need.
+const GROWTH: [(&str, u64); 3] = [
+    (name::BANS, 88),
+    (name::BAN_PREFIXES, 192),
+    (name::ADMISSIONS, 192),
+];
+
+/// What `/proc/self/fdinfo` says of each pinned map, added up, and what may yet come.
+pub(super) fn memory(maps: &Maps, folder: &Path) -> Result<KernelMemory, EnforcerError> {
+    let counts = maps
+        .timed
+        .get(&0, 0)
+        .map_err(map_error("read", name::TIMED))?;
+    let mut memory = KernelMemory::default();
+    for spec in PINNED {
+        let used_bytes = memlock(&folder.join(spec.name), spec.name)?;
+        memory.used_bytes += used_bytes;
+        memory.bound_bytes += used_bytes;
+        let held = match spec.name {
+            name::BANS => counts.bans,
+            name::BAN_PREFIXES => counts.ban_prefixes,
+            name::ADMISSIONS => counts.admissions,
+            _ => continue,
+        };
+        let growth = GROWTH.iter().find(|(map, _)| *map == spec.name);
+        let left = u64::from(spec.max_entries.saturating_sub(held));
+        memory.bound_bytes += left * growth.map_or(0, |(_, bytes)| *bytes);
+    }
+    Ok(memory)
+}
+
+fn memlock(pin: &Path, map: &'static str) -> Result<u64, EnforcerError> {
+    let info = MapInfo::from_pin(pin).map_err(map_error("open", map))?;
+    let fd = info.fd().map_err(map_error("open", map))?;
+    let path = PathBuf::from(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()));
+    let text = std::fs::read_to_string(&path).map_err(|source| EnforcerError::Pin {
+        what: "read",
+        path,
+        source,
+    })?;
+    let memory = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+    Ok(memory
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0))
 }

@@ -1,8 +1,8 @@
 //! The program asked about frames that no interface received: `explain` and `replay`.
 //!
 //! Runs the program through `BPF_PROG_TEST_RUN`, unattached, by a clock that the caller sets.
-//! Invariant: no map that the program writes is a pinned one. With a policy of its own every map
-//! is private; of the filter in force it shares the maps that the program only reads.
+//! Invariant: every map of this program is private. Of the filter in force, policy, bans and
+//! admissions are copied; its pinned maps are opened for reading only.
 
 use std::path::Path;
 
@@ -13,6 +13,7 @@ use clawsec_common::abi::{REASONS, SCHEMA, name};
 use clawsec_common::judged;
 use clawsec_common::reason::{Reason, Verdict};
 
+use super::copy;
 use super::error::EnforcerError;
 use super::figures::Effect;
 use super::load::{self, Maps, map_error};
@@ -45,8 +46,9 @@ const LARGEST_FRAME_BYTES: usize = 65_535;
 /// For kernels that give no fragments: below a page less headroom and tailroom.
 const ONE_PAGE_FRAME_BYTES: usize = 3_072;
 
-/// Maps that the program reads and only the daemon writes. Every other one is private.
-const SHARED: &[&str] = &[
+/// Maps that the daemon writes and the program only reads: what a copy of the filter judges by.
+/// The other pinned ones, which the program writes, begin empty.
+const COPIED: &[&str] = &[
     name::ACTIVE,
     name::SLOTS,
     name::PORTS,
@@ -73,26 +75,21 @@ impl Judge {
         Self::new(ebpf)
     }
 
-    /// Judges by the filter in force: its policy and bans are shared, its counters and buckets
-    /// are not, so that no token is spent and no counter moved.
+    /// Judges by a copy of the filter in force: its policy, its bans and its admissions at this
+    /// moment. Its counters and buckets are not looked at: each source has its full burst.
     pub fn of_live(pin_dir: &Path) -> Result<Self, EnforcerError> {
         let folder = pin_dir.join(format!("v{SCHEMA}"));
-        let mut loader = loader();
-        for map in SHARED {
-            let path = folder.join(map);
-            // A pin that is missing would be made.
-            if !path.exists() {
-                return Err(EnforcerError::NotInForce {
-                    path: pin_dir.to_owned(),
-                });
-            }
-            loader.map_pin_path(map, path);
+        if !COPIED.iter().all(|map| folder.join(map).exists()) {
+            return Err(EnforcerError::NotInForce {
+                path: pin_dir.to_owned(),
+            });
         }
         load::check_pinned(&folder)?;
-        let mut ebpf = loader
+        let mut ebpf = loader()
             .load(object()?)
             .map_err(|source| load_error(source.into()))?;
         load_program(&mut ebpf)?;
+        copy::copy(&folder, &ebpf, COPIED)?;
         Self::new(ebpf)
     }
 
@@ -207,7 +204,7 @@ mod tests {
 
     use super::*;
 
-    /// Written by the program: never shared with the filter in force.
+    /// Written by the program.
     const WRITTEN: &[&str] = &[
         name::BUCKETS,
         name::CEILINGS,
@@ -217,13 +214,13 @@ mod tests {
     ];
 
     #[test]
-    fn every_pinned_map_is_either_read_or_written_by_the_program() {
+    fn every_pinned_map_is_either_copied_or_written_by_the_program() {
         for map in PINNED {
-            let shared = SHARED.contains(&map.name);
+            let copied = COPIED.contains(&map.name);
             let written = WRITTEN.contains(&map.name);
             assert!(
-                shared != written,
-                "{}: say in SHARED or WRITTEN which it is",
+                copied != written,
+                "{}: say in COPIED or WRITTEN which it is",
                 map.name
             );
         }

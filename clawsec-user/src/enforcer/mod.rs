@@ -7,6 +7,8 @@
 mod advice;
 mod attach;
 mod bans;
+mod carry;
+mod copy;
 mod error;
 mod event;
 mod extack;
@@ -38,12 +40,18 @@ use self::slot::SlotImage;
 
 pub use attach::{AttachedMode, Attachment};
 pub use bans::TimedEntry;
+pub use carry::{Carried, Found};
 pub use error::EnforcerError;
 pub use event::{PacketBatch, PacketEvent, PacketEvents};
-pub use figures::{Effect, ReasonCount, SourceTotal, StatCount};
+pub use figures::{Effect, KernelMemory, ReasonCount, SourceTotal, StatCount};
 pub use judge::{Judge, Judgement, SHORTEST_FRAME_BYTES};
 pub use log::PacketLog;
 pub use object::OBJECT;
+
+/// Bans of single sources that the maps hold.
+pub const MOST_BANS: usize = clawsec_common::abi::MAX_BANS as usize;
+/// Bans of prefixes that they hold, and as many admissions.
+pub const MOST_TIMED_PREFIXES: usize = clawsec_common::abi::MAX_TIMED_PREFIXES as usize;
 
 /// Where and how the packet plane is to be attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +76,7 @@ pub struct Enforcer {
     /// The generation that an earlier daemon left in force.
     found: Option<u64>,
     adopted_maps: bool,
+    not_carried: Option<EnforcerError>,
     /// Held for the daemon's life: two daemons must not fill one idle slot.
     _lock: OwnedFd,
 }
@@ -81,6 +90,16 @@ impl Enforcer {
     /// Whatever fails before the flip leaves what was in force before; links made by this call
     /// are taken back when a later interface fails.
     pub fn start(plan: &EnforcerPlan, policy: &PacketPolicy) -> Result<Self, EnforcerError> {
+        Self::start_carrying(plan, policy, &Carried::default())
+    }
+
+    /// As `start`, with bans and admissions that were kept elsewhere: they are in the maps before
+    /// any packet is judged by this daemon's program.
+    pub fn start_carrying(
+        plan: &EnforcerPlan,
+        policy: &PacketPolicy,
+        carried: &Carried,
+    ) -> Result<Self, EnforcerError> {
         let object = OBJECT.ok_or(EnforcerError::NoObject)?;
         let image = SlotImage::compile(policy)?;
         let folder = pin::open(&plan.pin_dir)?;
@@ -90,6 +109,8 @@ impl Enforcer {
         if adopted_maps {
             bans::resume(&mut maps)?;
         }
+        // A list that does not fit must not keep the filter from standing.
+        let not_carried = carry::carry(&mut maps, carried).err();
         maps.put_in_force(&image)?;
         let attachments = attach::attach_all(&mut ebpf, plan, &folder.path)?;
         pin::remove_other_schemas(&plan.pin_dir, &folder.path)?;
@@ -101,6 +122,7 @@ impl Enforcer {
             folder: folder.path,
             found,
             adopted_maps,
+            not_carried,
             _lock: folder.lock,
         })
     }
@@ -180,9 +202,14 @@ impl Enforcer {
         bans::admissions(&mut self.maps)
     }
 
-    /// Bytes of kernel memory that the lasting maps take now.
-    pub fn memory(&self) -> Result<u64, EnforcerError> {
-        figures::memory(&self.folder)
+    /// Kernel memory of the lasting maps.
+    pub fn memory(&self) -> Result<KernelMemory, EnforcerError> {
+        figures::memory(&self.maps, &self.folder)
+    }
+
+    /// Why bans or admissions that were to be carried over are not all in force.
+    pub fn not_carried(&self) -> Option<&EnforcerError> {
+        self.not_carried.as_ref()
     }
 
     /// The policy that was in force before `start`, if one was; what `roll_back` returns to.

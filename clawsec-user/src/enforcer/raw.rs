@@ -91,6 +91,92 @@ pub(super) fn read_batch<K: Pod + Default, V: Pod + Default>(
     }
 }
 
+/// Keys and values of a map of any kind that has batches (array, hash, trie: kernel 5.13).
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Elements {
+    keys: Vec<u8>,
+    values: Vec<u8>,
+    count: u32,
+}
+
+/// Reads a whole map.
+pub(super) fn read(map: BorrowedFd<'_>, key_bytes: u32, value_bytes: u32) -> io::Result<Elements> {
+    let mut all = Elements {
+        keys: Vec::new(),
+        values: Vec::new(),
+        count: 0,
+    };
+    each_batch(map, key_bytes, value_bytes, |batch| {
+        all.keys.extend(&batch.keys);
+        all.values.extend(&batch.values);
+        all.count += batch.count;
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+/// Copies a whole map into another of the same layout.
+pub(super) fn copy(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    key_bytes: u32,
+    value_bytes: u32,
+) -> io::Result<()> {
+    each_batch(from, key_bytes, value_bytes, |batch| {
+        let mut attributes = Attributes {
+            keys: address(batch.keys.as_ptr()),
+            values: address(batch.values.as_ptr()),
+            count: batch.count,
+            ..Attributes::of(to)
+        };
+        attributes.call(BPF_MAP_UPDATE_BATCH)
+    })
+}
+
+/// Reads a map in batches; an element that changes under the reading may come twice.
+fn each_batch(
+    map: BorrowedFd<'_>,
+    key_bytes: u32,
+    value_bytes: u32,
+    mut take: impl FnMut(&Elements) -> io::Result<()>,
+) -> io::Result<()> {
+    // A trie's place is a key of its own.
+    let mut place = vec![0_u8; key_bytes.max(4) as usize];
+    let mut begun = false;
+    loop {
+        let mut keys = vec![0; BATCH * key_bytes as usize];
+        let mut values = vec![0; BATCH * value_bytes as usize];
+        let mut attributes = Attributes {
+            in_batch: if begun { address(place.as_ptr()) } else { 0 },
+            out_batch: address(place.as_mut_ptr()),
+            keys: address(keys.as_mut_ptr()),
+            values: address(values.as_mut_ptr()),
+            count: 65_536,
+            ..Attributes::of(map)
+        };
+        let result = attributes.call(BPF_MAP_LOOKUP_BATCH);
+        begun = true;
+        let ended = match result {
+            Ok(()) => false,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(error) => return Err(error),
+        };
+        let count = attributes.count;
+        keys.truncate(count as usize * key_bytes as usize);
+        values.truncate(count as usize * value_bytes as usize);
+        if count > 0 {
+            take(&Elements {
+                keys,
+                values,
+                count,
+            })?;
+        }
+        if ended {
+            return Ok(());
+        }
+    }
+}
+
 /// Part of an array map with `BPF_F_MMAPABLE` (kernel 5.5), in memory.
 struct Mapping {
     nodes: *mut TreeNode,

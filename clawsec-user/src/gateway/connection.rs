@@ -224,7 +224,7 @@ impl Connection {
     fn still_admitted(&self, principal: Option<&Principal>) -> Result<(), Denial> {
         let snapshot = self.gateway.snapshot.load();
         let policy = snapshot.policy();
-        policy.addresses.admit(self.peer.ip)?;
+        self.gateway.admit(self.peer.ip)?;
         let now = unix_now();
         let principals = self.principals();
         let revoked = principals
@@ -262,6 +262,6 @@ impl Connection {
     }
 }
 
-/// How often a live connection looks whether its keys have run out; with a change of policy it
-/// looks at once. Promised: within a second.
+/// How often a live connection looks whether its keys or its admission have run out, or its
+/// source was banned; with a change of policy it looks at once. Promised: within a second.
 const REVOCATION_TICK: Duration = Duration::from_millis(500);

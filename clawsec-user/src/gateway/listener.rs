@@ -1,7 +1,8 @@
 //! Accepting: the address check again, a place, then a task of its own for each connection.
 //!
 //! The packet plane has judged what crossed the NIC; loopback, container bridges and tunnels
-//! did not cross it, so the same prefixes are judged here, before a byte is read.
+//! did not cross it, so the same prefixes, bans and admissions are judged here, before a byte is
+//! read.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -66,12 +67,7 @@ fn admit(
         ip: address.ip().to_canonical(),
         port: address.port(),
     };
-    let snapshot = gateway.snapshot.load();
-    snapshot
-        .policy()
-        .addresses
-        .admit(peer.ip)
-        .map_err(|denial| (peer, denial))?;
+    gateway.admit(peer.ip).map_err(|denial| (peer, denial))?;
     let slot = gateway
         .connections
         .take(peer.ip)

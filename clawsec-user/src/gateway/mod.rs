@@ -10,6 +10,7 @@ mod confine_seccomp;
 mod serve;
 mod shared;
 mod snapshot;
+mod timed;
 
 mod listener;
 mod tls;

@@ -11,6 +11,7 @@ use super::link::{self, LinkError};
 use super::listener;
 use super::shared::{Deadlines, Gateway};
 use super::snapshot::{self, Compile, Snapshot, SnapshotError};
+use super::timed::Timed;
 use crate::causes::chain;
 use crate::ipc::{self, IpcError, IpcReader, ToGateway, ToSupervisor};
 
@@ -62,13 +63,19 @@ pub(super) async fn run_with(
     let stream = tokio::net::UnixStream::from_std(supervisor).map_err(GatewayError::Socketpair)?;
     let (mut reader, mut writer) = ipc::split::<ToGateway, ToSupervisor>(stream);
 
-    let first = tokio::time::timeout(FIRST_POLICY_DEADLINE, reader.receive())
-        .await
-        .map_err(|_elapsed| GatewayError::FirstPolicyDeadline)?
-        .map_err(GatewayError::Supervisor)?;
-    let ToGateway::Policy(update) = first else {
-        return Err(GatewayError::FirstMessage);
+    let timed = Timed::default();
+    let first = async {
+        loop {
+            match reader.receive().await.map_err(GatewayError::Supervisor)? {
+                ToGateway::Timed(update) => timed.take(update),
+                ToGateway::Policy(update) => return Ok(update),
+                _ => return Err(GatewayError::FirstMessage),
+            }
+        }
     };
+    let update = tokio::time::timeout(FIRST_POLICY_DEADLINE, first)
+        .await
+        .map_err(|_elapsed| GatewayError::FirstPolicyDeadline)??;
     let generation = update.generation;
     let snapshot = match Snapshot::compile(*update, compile) {
         Ok(snapshot) => snapshot,
@@ -86,7 +93,7 @@ pub(super) async fn run_with(
     };
 
     let (link, outbox) = link::link();
-    let gateway = Gateway::new(snapshot, link, deadlines);
+    let gateway = Gateway::new(snapshot, timed, link, deadlines);
     let mut outbox = tokio::spawn(outbox.run(writer));
     for listener in listeners {
         listener
@@ -156,6 +163,7 @@ async fn listen(
                 };
                 gateway.link.send(answer).await.map_err(gone)?;
             }
+            ToGateway::Timed(update) => gateway.timed.take(update),
             ToGateway::Answer { id, answer } => gateway.link.answer(id, answer),
             ToGateway::Drain { deadline_ms } => {
                 if let Some(drain) = drain.take()

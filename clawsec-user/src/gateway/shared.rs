@@ -16,11 +16,13 @@ use super::body::Budget;
 use super::limits::{Limits, SourceKey};
 use super::link::Link;
 use super::snapshot::Snapshot;
-use crate::policy::UnixSeconds;
+use super::timed::Timed;
+use crate::policy::{Denial, UnixSeconds};
 
 #[derive(Debug)]
 pub(super) struct Gateway {
     pub(super) snapshot: ArcSwap<Snapshot>,
+    pub(super) timed: Timed,
     /// The generation in force; a change wakes every live connection.
     pub(super) generation: watch::Sender<u64>,
     pub(super) link: Link,
@@ -34,11 +36,17 @@ pub(super) struct Gateway {
 }
 
 impl Gateway {
-    pub(super) fn new(snapshot: Snapshot, link: Link, deadlines: Deadlines) -> Arc<Self> {
+    pub(super) fn new(
+        snapshot: Snapshot,
+        timed: Timed,
+        link: Link,
+        deadlines: Deadlines,
+    ) -> Arc<Self> {
         Arc::new(Self {
             generation: watch::Sender::new(snapshot.generation()),
             limits: Limits::new(snapshot.policy().limit),
             snapshot: ArcSwap::from_pointee(snapshot),
+            timed,
             link,
             budget: Budget::new(),
             connections: Connections::default(),
@@ -46,6 +54,13 @@ impl Gateway {
             tasks: TaskTracker::new(),
             deadlines,
         })
+    }
+
+    /// Whether `source` may be connected now: the policy's prefixes, and what is banned or
+    /// admitted for a time. Asked at accept, and while a connection lives.
+    pub(super) fn admit(&self, source: IpAddr) -> Result<(), Denial> {
+        let snapshot = self.snapshot.load();
+        self.timed.admit(&snapshot.policy().addresses, source)
     }
 
     /// Puts a new policy in force for every decision from now on.

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Event;
@@ -14,10 +15,33 @@ use crate::event::Event;
 pub enum ToGateway {
     /// A new policy; the first message ever sent, then one for each reload.
     Policy(Box<PolicyUpdate>),
+    /// Bans and admissions; what was there at the start comes before the first policy.
+    Timed(TimedUpdate),
     /// The answer to `ToSupervisor::Tool` with the same id.
     Answer { id: u64, answer: ToolAnswer },
     /// Stop accepting, finish what runs, answer `Drained`, exit.
     Drain { deadline_ms: u64 },
+}
+
+/// Bans and admissions as the check at accept knows them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimedUpdate {
+    /// A part of all there are; they take the old ones' place with the last part.
+    Whole {
+        part: Vec<TimedEntry>,
+        last: bool,
+    },
+    Changed(Vec<TimedEntry>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimedEntry {
+    /// A ban, else an admission.
+    pub ban: bool,
+    pub prefix: IpNet,
+    /// Milliseconds since the Unix epoch; 0 when it was ended before its time.
+    pub until_ms: u64,
 }
 
 /// Everything the gateway needs to judge and to forward. Keys are present as hashes only.

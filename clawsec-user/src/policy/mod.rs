@@ -12,6 +12,7 @@ mod packet;
 mod people;
 mod reason;
 mod request;
+mod timed;
 mod tool;
 
 pub use address::{AddressPolicy, AddressRule, PrefixRule};
@@ -22,6 +23,10 @@ pub use packet::{PacketPolicy, PacketRule, RateClass};
 pub use people::{GroupId, People, UserId};
 pub use reason::Reason;
 pub use request::{Denial, Permit, Request, RequestFacts};
+pub use timed::{
+    ADMISSION_RULE, TimedAddresses, TimedKind, UnixMillis, decide as decide_address, prefixes_of,
+    unmapped,
+};
 pub use tool::{ToolName, ToolRules, ToolSelector};
 
 /// Everything that one configuration decides, under one number.

@@ -6,6 +6,8 @@ pub enum Reason {
     Ok,
     /// The source address is in no allowed prefix, or in a denied one.
     AddressNotAllowed,
+    /// The source address is banned for a time.
+    AddressBanned,
     CredentialMissing,
     CredentialUnknown,
     CredentialExpired,
@@ -36,6 +38,7 @@ impl Reason {
     pub const ALL: &[Self] = &[
         Self::Ok,
         Self::AddressNotAllowed,
+        Self::AddressBanned,
         Self::CredentialMissing,
         Self::CredentialUnknown,
         Self::CredentialExpired,
@@ -63,6 +66,7 @@ impl Reason {
         match self {
             Self::Ok => "ok",
             Self::AddressNotAllowed => "address_not_allowed",
+            Self::AddressBanned => "address_banned",
             Self::CredentialMissing => "credential_missing",
             Self::CredentialUnknown => "credential_unknown",
             Self::CredentialExpired => "credential_expired",

@@ -4,7 +4,6 @@
 //! of it is reachable over the network.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
@@ -13,6 +12,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::local;
 use super::state::State;
 use crate::enforcer::{Effect, ReasonCount};
+use crate::policy::TimedKind;
 
 /// A question; the command line asks it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -28,20 +29,38 @@ use crate::enforcer::{Effect, ReasonCount};
 pub enum Question {
     Status,
     Confirm,
-    BanAdd {
-        source: IpAddr,
+    /// Bans or admits for a time; an entry that is there is replaced.
+    TimedAdd {
+        kind: Kind,
+        prefix: IpNet,
         seconds: u64,
+        note: Option<String>,
+        /// Even where it cuts off an operator's own session.
+        yes: bool,
     },
-    BanRemove {
-        source: IpAddr,
+    TimedRemove {
+        kind: Kind,
+        prefix: IpNet,
     },
-    BanList,
+    /// The entries after this prefix; a million of them do not fit one answer.
+    TimedList {
+        kind: Kind,
+        after: Option<IpNet>,
+    },
     SandboxExec {
         agent: String,
         argv: Vec<String>,
         timeout_ms: Option<u64>,
         stdin: String,
     },
+}
+
+/// What is timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Ban,
+    Allow,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -51,7 +70,8 @@ pub enum Answer {
     Confirmed { generation: u64 },
     Refused { message: String },
     Status(Box<Status>),
-    Bans(Vec<Ban>),
+    Added(Entry),
+    Entries { entries: Vec<Entry>, more: bool },
     Executed(Executed),
 }
 
@@ -63,6 +83,9 @@ pub struct Status {
     pub interfaces: Vec<Interface>,
     pub reasons: Vec<ReasonTotal>,
     pub bans: u64,
+    pub admissions: u64,
+    /// `null` without the packet filter.
+    pub kernel_memory: Option<KernelMemory>,
     pub gateway_pid: Option<u32>,
     pub sandbox: String,
     pub audit_writable: bool,
@@ -85,10 +108,25 @@ pub struct ReasonTotal {
     pub packets: u64,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Ban {
-    pub source: IpAddr,
+/// Bytes of the packet filter's maps.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct KernelMemory {
+    pub used_bytes: u64,
+    /// With every ban and admission that there can be.
+    pub bound_bytes: u64,
+}
+
+/// A ban or an admission.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Entry {
+    /// For a ban of an IPv6 address, its /64.
+    pub prefix: IpNet,
+    /// RFC 3339.
+    pub until: String,
     pub seconds_left: u64,
+    /// `operator`, `gateway`, or `kernel` where it was found in the kernel's maps.
+    pub by: String,
+    pub note: Option<String>,
 }
 
 /// Output is base64, since a tool may print any bytes.
@@ -100,6 +138,15 @@ pub struct Executed {
     pub oom: bool,
     pub stdout: String,
     pub stderr: String,
+}
+
+impl From<Kind> for TimedKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Ban => Self::Ban,
+            Kind::Allow => Self::Admission,
+        }
+    }
 }
 
 /// A question with a tool's standard input, at most.
@@ -215,18 +262,35 @@ async fn answer(state: &Arc<State>, question: Question, cancel: CancellationToke
             Ok(generation) => Answer::Confirmed { generation },
             Err(message) => refused(message),
         },
-        Question::BanAdd { source, seconds } => match local::ban(state, source, seconds) {
-            Ok(()) => Answer::Done,
-            Err(message) => refused(message),
-        },
-        Question::BanRemove { source } => match local::unban(state, source) {
-            Ok(()) => Answer::Done,
-            Err(message) => refused(message),
-        },
-        Question::BanList => match local::bans(state) {
-            Ok(bans) => Answer::Bans(bans),
-            Err(message) => refused(message),
-        },
+        Question::TimedAdd {
+            kind,
+            prefix,
+            seconds,
+            note,
+            yes,
+        } => {
+            let wish = local::Wish {
+                kind: kind.into(),
+                prefix,
+                seconds,
+                note,
+                yes,
+            };
+            match local::add(state, wish).await {
+                Ok(entry) => Answer::Added(entry),
+                Err(message) => refused(message),
+            }
+        }
+        Question::TimedRemove { kind, prefix } => {
+            match local::remove(state, kind.into(), prefix).await {
+                Ok(()) => Answer::Done,
+                Err(message) => refused(message),
+            }
+        }
+        Question::TimedList { kind, after } => {
+            let (entries, more) = local::list(state, kind.into(), after);
+            Answer::Entries { entries, more }
+        }
         Question::SandboxExec {
             agent,
             argv,
@@ -254,8 +318,8 @@ async fn answer(state: &Arc<State>, question: Question, cancel: CancellationToke
 fn status(state: &State) -> Status {
     let mut interfaces = Vec::new();
     let mut reasons = Vec::new();
-    let mut bans = 0;
-    if let Some(mut enforcer) = state.enforcer() {
+    let mut kernel_memory = None;
+    if let Some(enforcer) = state.enforcer() {
         interfaces = enforcer
             .attachments()
             .iter()
@@ -276,7 +340,10 @@ fn status(state: &State) -> Status {
             .filter(|c| c.effect != Effect::WouldDrop)
             .map(total)
             .collect();
-        bans = enforcer.bans().map_or(0, |bans| bans.len() as u64);
+        kernel_memory = enforcer.memory().ok().map(|memory| KernelMemory {
+            used_bytes: memory.used_bytes,
+            bound_bytes: memory.bound_bytes,
+        });
     }
     let config = state.config();
     let health = state.records.health();
@@ -291,7 +358,9 @@ fn status(state: &State) -> Status {
         generation: config.policy.generation,
         interfaces,
         reasons,
-        bans,
+        bans: state.timed.count(TimedKind::Ban) as u64,
+        admissions: state.timed.count(TimedKind::Admission) as u64,
+        kernel_memory,
         gateway_pid: state.gateway_pid(),
         sandbox,
         audit_writable: health.writable,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::state::State;
@@ -18,6 +19,10 @@ use crate::enforcer::{EnforcerError, PacketBatch, PacketEvents, PacketLog};
 
 /// Between tries to read packet events after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Events are read no faster than this each, on average: a flood of sources would otherwise
+/// spend the daemon's time on naming them. The first of a calm is read at once.
+const PACE: Duration = Duration::from_millis(1);
 
 /// Starts the tasks; takes the first checkpoint.
 pub(super) fn start(
@@ -61,10 +66,21 @@ fn open(state: &State) -> Result<Option<Opened>, EnforcerError> {
 async fn follow(state: Arc<State>, mut events: PacketEvents, stop: CancellationToken) {
     let mut interval = tokio::time::interval(state.config().audit.interval);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut next_reading = Instant::now();
+    let mut lost = 0_u64;
     loop {
+        // Not before its time: until then the kernel's buffers hold what comes, or lose it.
+        let reading = async {
+            tokio::time::sleep_until(next_reading).await;
+            events.next().await
+        };
         tokio::select! {
-            batch = events.next() => match batch {
-                Ok(batch) => take(&state, &batch),
+            batch = reading => match batch {
+                Ok(batch) => {
+                    let mut read = take(&state, &batch, &mut lost);
+                    read += take(&state, &events.drain(), &mut lost);
+                    next_reading = Instant::now() + PACE * read;
+                }
                 Err(error) => {
                     tracing::error!(%error, "packet events cannot be read; counters go on");
                     state.records.lost(1, "packet events cannot be read");
@@ -72,23 +88,22 @@ async fn follow(state: Arc<State>, mut events: PacketEvents, stop: CancellationT
                 }
             },
             _ = interval.tick() => {
-                take(&state, &events.drain());
+                take(&state, &events.drain(), &mut lost);
+                report_lost(&state, &mut lost);
                 checkpoint(&state, CheckpointCause::Interval);
             }
             () = stop.cancelled() => {
-                take(&state, &events.drain());
+                take(&state, &events.drain(), &mut lost);
+                report_lost(&state, &mut lost);
                 return;
             }
         }
     }
 }
 
-fn take(state: &State, batch: &PacketBatch) {
-    if batch.lost > 0 {
-        state
-            .records
-            .lost(batch.lost, "packet events that found their buffer full");
-    }
+/// Names sources; how many events there were.
+fn take(state: &State, batch: &PacketBatch, lost: &mut u64) -> u32 {
+    *lost = lost.saturating_add(batch.lost);
     let dropped = batch.events.iter().filter(|event| event.effect.is_drop());
     state.records.attribute(dropped.filter_map(|event| {
         let attribution = Attribution {
@@ -101,6 +116,17 @@ fn take(state: &State, batch: &PacketBatch) {
         };
         Some((attribution, event.generation))
     }));
+    u32::try_from(batch.events.len()).unwrap_or(u32::MAX)
+}
+
+/// One record for an interval: a flood loses events all the time, and each carries its total.
+fn report_lost(state: &State, lost: &mut u64) {
+    match std::mem::take(lost) {
+        0 => {}
+        count => state
+            .records
+            .lost(count, "packet events that found their buffer full"),
+    }
 }
 
 /// Names what the tallies have seen since their last events, then makes the sums agree.

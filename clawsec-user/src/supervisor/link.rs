@@ -14,9 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::child::{self, Account, ChildError};
 use super::state::State;
+use super::timed::Follower;
 use super::{local, tools};
 use crate::event::{Event, EventKind, Outcome};
-use crate::ipc::{self, IpcError, IpcReader, IpcWriter, PolicyUpdate, ToGateway, ToSupervisor};
+use crate::ipc::{
+    self, IpcError, IpcReader, IpcWriter, PolicyUpdate, TimedUpdate, ToGateway, ToSupervisor,
+};
 
 /// Answers and policies on their way to the gateway; tool calls are bounded by the sandbox.
 const QUEUE: usize = 256;
@@ -110,7 +113,7 @@ impl Link {
         let (sender, queue) = mpsc::channel(QUEUE);
         self.state
             .set_gateway(child.id().map(|pid| (pid, sender.clone())));
-        let writing = tokio::spawn(write(writer, queue));
+        let writing = tokio::spawn(write(writer, queue, Arc::clone(&self.state)));
         match self.state.policy_update() {
             Ok(update) => {
                 // A full queue is impossible before the first message.
@@ -227,13 +230,45 @@ impl Drop for Running {
     }
 }
 
-async fn write(mut writer: IpcWriter<ToGateway>, mut queue: mpsc::Receiver<ToGateway>) {
-    while let Some(message) = queue.recv().await {
-        if let Err(error) = writer.send(&message).await {
-            tracing::debug!(%error, "the gateway process no longer listens");
-            return;
+/// Sends the gateway process what it needs: who is banned and admitted before its first policy,
+/// then what is queued, and what changes.
+async fn write(
+    mut writer: IpcWriter<ToGateway>,
+    mut queue: mpsc::Receiver<ToGateway>,
+    state: Arc<State>,
+) {
+    let written = async {
+        let mut timed = state.timed.follow();
+        send_timed(&mut writer, &mut timed, &state).await?;
+        loop {
+            tokio::select! {
+                message = queue.recv() => match message {
+                    Some(message) => writer.send(&message).await?,
+                    None => return Ok::<(), IpcError>(()),
+                },
+                () = timed.changed() => send_timed(&mut writer, &mut timed, &state).await?,
+            }
+        }
+    };
+    if let Err(error) = written.await {
+        tracing::debug!(%error, "the gateway process no longer listens");
+    }
+}
+
+/// One message of what has changed, or all of it in as many as it takes.
+async fn send_timed(
+    writer: &mut IpcWriter<ToGateway>,
+    timed: &mut Follower,
+    state: &State,
+) -> Result<(), IpcError> {
+    while let Some(update) = timed.next(&state.timed) {
+        let is_done = !matches!(update, TimedUpdate::Whole { last: false, .. });
+        writer.send(&ToGateway::Timed(update)).await?;
+        if is_done {
+            break;
         }
     }
+    Ok(())
 }
 
 /// Sends a policy to the running gateway, if there is one.

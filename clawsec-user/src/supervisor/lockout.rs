@@ -8,6 +8,8 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
+use ipnet::IpNet;
+
 use crate::config::Config;
 
 /// Someone at a shell on this machine.
@@ -47,6 +49,17 @@ pub fn locked_out(config: &Config, sessions: &[Session]) -> Option<Session> {
             && !session.peer.is_loopback()
             && config.policy.addresses.admit(session.peer).is_err()
     })
+}
+
+/// The first session that a ban of `prefix` would cut off.
+pub fn cut_off_by_ban(config: &Config, sessions: &[Session], prefix: IpNet) -> Option<Session> {
+    let cut_off = |session: &Session| {
+        prefix.contains(&session.peer)
+            && !session.peer.is_loopback()
+            && config.packets.tcp_ports.contains(&session.port)
+    };
+    let mut sessions = sessions.iter().copied();
+    sessions.find(|session| !config.packets.observe && cut_off(session))
 }
 
 /// What to do about it.

@@ -20,6 +20,7 @@ mod secrets;
 mod signals;
 mod start;
 mod state;
+mod timed;
 mod tools;
 
 pub use child::GATEWAY_USER;

@@ -57,24 +57,8 @@ pub(super) async fn put_back(
     before: &Config,
     applied: &mut watch::Receiver<Applied>,
 ) -> Result<(), String> {
-    // The packet plane first: it is the one that locks people out.
-    if let Some(mut enforcer) = state.enforcer() {
-        enforcer
-            .switch(&before.packets)
-            .map_err(|error| causes::chain(&error))?;
-    }
-    let update = state
-        .policy_update_of(before)
-        .map_err(|error| causes::chain(&error))?;
-    let sandbox_changed = state.config().sandbox != before.sandbox;
-    state.put_in_force(before.clone());
-    if sandbox_changed && let Some(replaced) = state.replace_tools(open_tools(before).await) {
-        tokio::spawn(async move { close_tools(&replaced).await });
-    }
-    if link::publish(state, update).await {
-        wait_for(applied, before.policy.generation).await?;
-    }
-    Ok(())
+    // The packet plane is the one that locks people out.
+    exchange(state, before.clone(), First::Kernel, applied).await
 }
 
 async fn attempt(
@@ -92,32 +76,74 @@ async fn attempt(
     let generation =
         next_generation(&state.options.state_dir).map_err(|error| causes::chain(&error))?;
     config.number(generation);
+    exchange(state, config, First::Gateway, applied).await?;
+    Ok(generation)
+}
+
+/// Which plane is asked first when one policy takes another's place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum First {
+    /// A new policy, which either plane may refuse: what refuses more often goes first.
+    Gateway,
+    /// A policy that both planes have held before; a gateway that is being started again takes
+    /// it as its first.
+    Kernel,
+}
+
+/// Puts a configuration in force in both planes and in the sandbox. An error of the plane that
+/// was asked first leaves the old one in force in both.
+async fn exchange(
+    state: &Arc<State>,
+    config: Config,
+    first: First,
+    applied: &mut watch::Receiver<Applied>,
+) -> Result<(), String> {
+    let before = state.config();
+    let generation = config.policy.generation;
+    if first == First::Kernel {
+        switch_kernel(state, &config)?;
+    }
     let update = state
         .policy_update_of(&config)
         .map_err(|error| causes::chain(&error))?;
-    if !link::publish(state, update).await {
-        return Err("the gateway process is being started again; try once more".into());
+    if first == First::Gateway {
+        if !link::publish(state, update).await {
+            return Err("the gateway process is being started again; try once more".into());
+        }
+        wait_for(applied, generation).await?;
+        if let Err(why) = switch_kernel(state, &config) {
+            if let Ok(update) = state.policy_update_of(&before) {
+                link::publish(state, update).await;
+            }
+            return Err(why);
+        }
+        put_in_force(state, &before, config).await;
+        return Ok(());
     }
-    wait_for(applied, generation).await?;
-    let switched = match state.enforcer() {
+    put_in_force(state, &before, config).await;
+    if link::publish(state, update).await {
+        wait_for(applied, generation).await?;
+    }
+    Ok(())
+}
+
+fn switch_kernel(state: &State, config: &Config) -> Result<(), String> {
+    match state.enforcer() {
         Some(mut enforcer) => enforcer
             .switch(&config.packets)
             .map_err(|error| causes::chain(&error)),
         None => Ok(()),
-    };
-    if let Err(why) = switched {
-        if let Ok(update) = state.policy_update_of(before) {
-            link::publish(state, update).await;
-        }
-        return Err(why);
     }
+}
+
+/// The supervisor's own copy, and the sandbox where it is another.
+async fn put_in_force(state: &Arc<State>, before: &Config, config: Config) {
     if config.sandbox != before.sandbox
         && let Some(replaced) = state.replace_tools(open_tools(&config).await)
     {
         tokio::spawn(async move { close_tools(&replaced).await });
     }
     state.put_in_force(config);
-    Ok(generation)
 }
 
 /// As at start, less the shell that started the daemon: it may be long gone.

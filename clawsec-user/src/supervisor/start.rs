@@ -16,6 +16,7 @@ use super::records::Records;
 use super::secrets::{self, SecretError};
 use super::signals::Signals;
 use super::state::{Options, State, Tools};
+use super::timed::{self, Timed};
 use super::{admin, interfaces, kernel, presence, reload};
 use crate::audit::{AuditError, CheckpointCause};
 use crate::causes;
@@ -100,62 +101,71 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), StartError>
     let bound = listen::bind_all(&config.gateway.listen)?;
     config.number(reload::next_generation(&options.state_dir)?);
     let records = Records::open(&config.audit).map_err(StartError::Audit)?;
-    let enforcer = start_enforcer(&config, &options)?;
-    let attached: Vec<String> = enforcer
-        .iter()
-        .flat_map(Enforcer::attachments)
-        .map(|a| format!("{} ({})", a.interface, a.mode.as_str()))
-        .collect();
-    let steps_down: Vec<String> = enforcer
-        .iter()
-        .flat_map(Enforcer::attachments)
-        .flat_map(|attachment| attachment.steps_down.clone())
-        .collect();
+    let timed = Timed::open(&options.state_dir);
+    let enforcer = match start_enforcer(&config, &options, &timed) {
+        Ok(enforcer) => enforcer,
+        Err(error) => {
+            // Nothing new is in force; the log says what was tried.
+            records.report(failed(&error, config.policy.generation));
+            records.close().await;
+            return Err(error);
+        }
+    };
     let tools = open_tools(&config).await;
-    let state = Arc::new(State::new(options, config, records, enforcer, tools));
+    let state = Arc::new(State::new(options, config, records, timed, enforcer, tools));
     let stop = CancellationToken::new();
     let mut tasks = tokio::task::JoinSet::new();
-    kernel::start(&state, &mut tasks, &stop).map_err(StartError::Enforcer)?;
+    // From here on the filter is attached: whatever happens, it is left as `shut_down` leaves it.
+    let result = serve(&state, &mut tasks, &stop, signals, account, bound).await;
+    if let Err(error) = &result
+        && !matches!(error, StartError::Unconfirmed)
+    {
+        state
+            .records
+            .report(failed(error, state.config().policy.generation));
+    }
+    stop.cancel();
+    shut_down(&state, tasks).await;
+    result
+}
+
+/// From an attached filter to the end of the daemon's work.
+async fn serve(
+    state: &Arc<State>,
+    tasks: &mut tokio::task::JoinSet<()>,
+    stop: &CancellationToken,
+    signals: Signals,
+    account: child::Account,
+    bound: listen::Bound,
+) -> Result<(), StartError> {
+    timed::start(state, tasks, stop).await;
+    kernel::start(state, tasks, stop).map_err(StartError::Enforcer)?;
 
     let config = state.config();
     let socket = admin::bind(&config.gateway.admin_socket).map_err(|source| StartError::Admin {
         path: config.gateway.admin_socket.clone(),
         source,
     })?;
-    tasks.spawn(admin::serve(socket, Arc::clone(&state)));
+    tasks.spawn(admin::serve(socket, Arc::clone(state)));
 
-    let link = Link::new(Arc::clone(&state), account, bound.listen()?, stop.clone());
+    let link = Link::new(Arc::clone(state), account, bound.listen()?, stop.clone());
     let applied = link.applied();
     let mut link = tokio::spawn(link.run());
     if let Err(error) = wait_until_ready(applied.clone()).await {
         stop.cancel();
         let _ended = link.await;
-        shut_down(&state, tasks).await;
         return Err(error);
     }
-    announce(&config, &attached);
-    let mut event = Event::new(EventKind::System, "start", Outcome::Allow, "ok");
-    event.generation = config.policy.generation;
-    event.detail = Some(if attached.is_empty() {
-        "without the packet filter".into()
-    } else {
-        let mut text = format!("packet filter on {}", attached.join(", "));
-        for step in &steps_down {
-            text.push_str("; ");
-            text.push_str(step);
-        }
-        text
-    });
-    state.records.report(event);
+    announce(state);
     let probation = state
         .options
         .confirm
         .map(|within| state.confirmation.begin(config.policy.generation, within));
     drop(config);
-    tasks.spawn(presence::follow(Arc::clone(&state)));
+    tasks.spawn(presence::follow(Arc::clone(state)));
 
     let result = tokio::select! {
-        result = signals.until_stop(&state, applied, probation) => result,
+        result = signals.until_stop(state, applied, probation) => result,
         ended = &mut link => match ended {
             Ok(Err(error)) => Err(StartError::Child(error)),
             _ => Ok(()),
@@ -166,11 +176,22 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), StartError>
     if !link.is_finished() {
         let _ended = link.await;
     }
-    shut_down(&state, tasks).await;
     result
 }
 
-fn start_enforcer(config: &Config, options: &Options) -> Result<Option<Enforcer>, StartError> {
+/// A start that came to nothing, or a daemon that had to end.
+fn failed(error: &StartError, generation: u64) -> Event {
+    let mut event = Event::new(EventKind::System, "start", Outcome::Error, "failed");
+    event.generation = generation;
+    event.detail = Some(causes::chain(error));
+    event
+}
+
+fn start_enforcer(
+    config: &Config,
+    options: &Options,
+    timed: &Timed,
+) -> Result<Option<Enforcer>, StartError> {
     if options.no_xdp {
         tracing::warn!("--no-xdp: packets are not filtered; addresses are checked at accept only");
         return Ok(None);
@@ -200,7 +221,7 @@ fn start_enforcer(config: &Config, options: &Options) -> Result<Option<Enforcer>
         pin_dir: options.pin_dir.clone(),
         bpf_log: options.bpf_log,
     };
-    Enforcer::start(&plan, &config.packets)
+    Enforcer::start_carrying(&plan, &config.packets, &timed.carried())
         .map(Some)
         .map_err(StartError::Enforcer)
 }
@@ -256,7 +277,9 @@ async fn wait_until_ready(
     }
 }
 
-fn announce(config: &Config, attached: &[String]) {
+/// Says what is in force, on the terminal and in the log.
+fn announce(state: &State) {
+    let config = state.config();
     let scheme = if config.gateway.tls.is_some() {
         "https"
     } else {
@@ -270,15 +293,39 @@ fn announce(config: &Config, attached: &[String]) {
         tracing::info!("certificate sha256 {fingerprint}");
     }
     tracing::info!("protecting {}", config.gateway.upstream.authority());
-    for interface in attached {
-        tracing::info!("filtering packets on {interface}");
+    let mut detail = String::from("without the packet filter");
+    if let Some(enforcer) = state.enforcer() {
+        let attachments = enforcer.attachments();
+        let attached = attachments
+            .iter()
+            .map(|a| format!("{} ({})", a.interface, a.mode.as_str()));
+        let attached: Vec<String> = attached.collect();
+        for interface in &attached {
+            tracing::info!("filtering packets on {interface}");
+        }
+        detail = format!("packet filter on {}", attached.join(", "));
+        for step in attachments.iter().flat_map(|a| &a.steps_down) {
+            detail.push_str("; ");
+            detail.push_str(step);
+        }
+        if let Ok(memory) = enforcer.memory() {
+            let memory = memory.in_words();
+            tracing::info!("{memory}");
+            detail.push_str("; ");
+            detail.push_str(&memory);
+        }
     }
     tracing::info!("recording to {}", config.audit.path.display());
+    let mut event = Event::new(EventKind::System, "start", Outcome::Allow, "ok");
+    event.generation = config.policy.generation;
+    event.detail = Some(detail);
+    state.records.report(event);
 }
 
 /// Ends the tasks, writes the last checkpoint, and closes the log.
 async fn shut_down(state: &Arc<State>, mut tasks: tokio::task::JoinSet<()>) {
     tasks.shutdown().await;
+    timed::finish(state).await;
     if let Some(tools) = state.replace_tools(None) {
         close_tools(&tools).await;
     }

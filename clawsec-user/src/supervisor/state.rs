@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use super::confirm::Confirmation;
 use super::records::Records;
 use super::secrets::{self, SecretError};
+use super::timed::Timed;
 use crate::config::Config;
 use crate::enforcer::Enforcer;
 use crate::ipc::{PolicyUpdate, ToGateway};
@@ -35,6 +36,7 @@ pub(super) struct State {
     pub(super) started: Instant,
     config: ArcSwap<Config>,
     pub(super) records: Records,
+    pub(super) timed: Timed,
     pub(super) confirmation: Confirmation,
     enforcer: Option<Mutex<Enforcer>>,
     tools: ArcSwapOption<Tools>,
@@ -61,6 +63,7 @@ impl State {
         options: Options,
         config: Config,
         records: Records,
+        timed: Timed,
         enforcer: Option<Enforcer>,
         tools: Option<Tools>,
     ) -> Self {
@@ -69,6 +72,7 @@ impl State {
             started: Instant::now(),
             config: ArcSwap::from_pointee(config),
             records,
+            timed,
             confirmation: Confirmation::default(),
             enforcer: enforcer.map(Mutex::new),
             tools: ArcSwapOption::from(tools.map(Arc::new)),

@@ -44,7 +44,7 @@ pub(super) async fn answer(
 fn judge(state: &State, call: &ToolCall) -> Result<Permit, Denial> {
     let config = state.config();
     let policy = &config.policy;
-    policy.addresses.admit(call.source)?;
+    state.timed.admit(&policy.addresses, call.source)?;
     let principal = policy.credentials.vouched(&call.principal, now_unix())?;
     let mut facts = RequestFacts::new(Request::Tool(ToolName::new(&call.tool)));
     facts.agent.clone_from(&call.agent);

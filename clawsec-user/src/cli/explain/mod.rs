@@ -20,6 +20,7 @@ use super::run::DEFAULT_PIN_DIR;
 use super::{CommandResult, ConfigArgument, Failure, output};
 use crate::config::{self, Config};
 use crate::enforcer::{Effect, EnforcerError, Judge, Judgement};
+use crate::policy::ADMISSION_RULE;
 
 /// Whose filter is asked.
 #[derive(Debug, clap::Args)]
@@ -96,10 +97,21 @@ pub(crate) fn explain(arguments: &ExplainArguments) -> CommandResult {
         (false, false) => Segment::Data,
     };
     let judgement = judge(arguments, config.as_ref(), port, segment)?;
+    // The filter in force lets in whom the configuration does not: by an admission, which holds
+    // at accept too.
+    let admitted = arguments.judge.live
+        && judgement.reason == "allowed"
+        && config
+            .as_ref()
+            .is_some_and(|config| config.policy.addresses.admit(arguments.from.ip()).is_err());
     let packet = PacketAnswer {
         verdict: effect_word(judgement.effect),
         reason: judgement.reason,
-        rule: packet_rule(config.as_ref(), arguments.from.ip(), judgement),
+        rule: if admitted {
+            Some(ADMISSION_RULE.to_owned())
+        } else {
+            packet_rule(config.as_ref(), arguments.from.ip(), judgement)
+        },
     };
     let request = match &config {
         Some(config) if judgement.effect.is_drop() => {
@@ -111,6 +123,7 @@ pub(crate) fn explain(arguments: &ExplainArguments) -> CommandResult {
             port,
             segment,
             &arguments.request,
+            admitted,
         ),
         None => request::unknown(),
     };

@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use super::frame::Segment;
 use crate::config::Config;
-use crate::policy::{Denial, GroupId, Reason, Request, RequestFacts, ToolName, UserId};
+use crate::policy::{
+    Denial, GroupId, Reason, Request, RequestFacts, ToolName, UserId, decide_address,
+};
 
 /// What the request in the packet would name.
 #[derive(Debug, clap::Args)]
@@ -83,6 +85,7 @@ pub(super) fn judge(
     port: u16,
     segment: Segment,
     arguments: &RequestArguments,
+    admitted: bool,
 ) -> RequestAnswer {
     let listens = config
         .gateway
@@ -92,7 +95,7 @@ pub(super) fn judge(
     if segment == Segment::Udp || !listens {
         return RequestAnswer::not_reached("not_a_gateway_port");
     }
-    match decide(config, source, arguments) {
+    match decide(config, source, arguments, admitted) {
         Ok(rule) => RequestAnswer {
             outcome: "allow",
             reason: Reason::Ok.as_str(),
@@ -102,9 +105,14 @@ pub(super) fn judge(
     }
 }
 
-fn decide(config: &Config, source: IpAddr, arguments: &RequestArguments) -> Result<String, Denial> {
+fn decide(
+    config: &Config,
+    source: IpAddr,
+    arguments: &RequestArguments,
+    admitted: bool,
+) -> Result<String, Denial> {
     let policy = &config.policy;
-    policy.addresses.admit(source)?;
+    decide_address(&policy.addresses, source, false, admitted)?;
     let only = || {
         let mut ids = policy.credentials.ids();
         ids.next().filter(|_| ids.next().is_none())
@@ -177,7 +185,7 @@ mod tests {
             token_id: token.map(str::to_owned),
         };
         let from = from.parse().unwrap();
-        let answer = judge(&config(), from, 8443, Segment::Syn, &arguments);
+        let answer = judge(&config(), from, 8443, Segment::Syn, &arguments, false);
         let rule = answer.rule.unwrap_or_default();
         format!("{} {} {rule}", answer.outcome, answer.reason)
     }
@@ -234,7 +242,7 @@ mod tests {
         };
         let from = "10.0.0.1".parse().unwrap();
         for (port, segment) in [(22, Segment::Syn), (8443, Segment::Udp)] {
-            let answer = judge(&config(), from, port, segment, &arguments);
+            let answer = judge(&config(), from, port, segment, &arguments, false);
             assert_eq!(answer.outcome, "not_reached");
         }
     }

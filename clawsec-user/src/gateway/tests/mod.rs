@@ -3,6 +3,7 @@
 
 mod fake_upstream;
 mod http;
+mod timed;
 mod websocket;
 
 use std::collections::BTreeMap;
