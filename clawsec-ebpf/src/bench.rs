@@ -8,6 +8,12 @@
 fn main() {}
 
 #[cfg(target_arch = "bpf")]
+#[expect(
+    clippy::needless_pass_by_value,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "entry points are given their context by value; some bits of many are meant"
+)]
 mod bpf {
     use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
     use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
@@ -80,7 +86,7 @@ mod bpf {
             unsafe { place.write_unaligned(*source) };
         }
         // SAFETY: the program in NEXT is of this type; a missing one is an error that goes on.
-        let _missing = unsafe { NEXT.tail_call(&ctx, 0) };
+        unsafe { NEXT.tail_call(&ctx, 0) };
         XDP_PASS
     }
 
@@ -94,7 +100,7 @@ mod bpf {
             unsafe { place.write_unaligned(*source) };
         }
         // SAFETY: the program in NEXT is of this type; a missing one is an error that goes on.
-        let _missing = unsafe { NEXT.tail_call(&ctx, 0) };
+        unsafe { NEXT.tail_call(&ctx, 0) };
         XDP_PASS
     }
 
@@ -183,7 +189,7 @@ mod bpf {
             let length = u64::from(*length & 63);
             let network = address & (0xffff_ffff << (32 - length));
             // SAFETY: the value is a number that nobody changes.
-            if unsafe { HASH4.get(&(length << 32 | network)) }.is_some() {
+            if unsafe { HASH4.get(length << 32 | network) }.is_some() {
                 return XDP_PASS;
             }
         }
@@ -212,7 +218,7 @@ mod bpf {
                 [length, high, low & (u64::MAX << ((128 - length) & 63))]
             };
             // SAFETY: the value is a number that nobody changes.
-            if unsafe { HASH6.get(&key) }.is_some() {
+            if unsafe { HASH6.get(key) }.is_some() {
                 return XDP_PASS;
             }
         }
