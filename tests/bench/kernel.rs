@@ -3,6 +3,7 @@
 //! All load stays in network namespaces made here, and every flood has a fixed number of frames.
 
 mod flood;
+mod loading;
 mod lookups;
 mod report;
 mod setup;
@@ -28,6 +29,9 @@ fn main() -> anyhow::Result<()> {
     }
     if wanted("lookups") {
         rows.extend(lookups::lookups(&lab)?);
+    }
+    if wanted("loading") {
+        rows.extend(loading::loading(&lab)?);
     }
     if wanted("flood") {
         rows.extend(flood::measure(&lab)?);

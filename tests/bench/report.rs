@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde_json::json;
 
+use super::loading;
 use super::lookups::{self, Line};
 
 /// One thing measured: nanoseconds a packet over several repeats, floor included.
@@ -47,6 +48,12 @@ impl Row {
 
     pub(crate) fn noted(mut self, note: impl Into<String>) -> Self {
         self.note = note.into();
+        self
+    }
+
+    /// One more note.
+    pub(crate) fn noted_too(mut self, note: impl AsRef<str>) -> Self {
+        self.note = format!("{}; {}", self.note, note.as_ref());
         self
     }
 
@@ -199,6 +206,15 @@ fn aims(rows: &[Row], lines: &[Line]) -> Vec<Aim> {
         "nftables, raw prerouting, not in a set",
         |ours, theirs| (theirs / ours, Wanted::AtLeast(6.0)),
     );
+    for what in [loading::PREFIXES, loading::BANS] {
+        if let Some(ns) = net(what) {
+            aims.push(Aim {
+                what: format!("{what}, seconds"),
+                wanted: Wanted::AtMost(2.0),
+                reached: ns / 1e9,
+            });
+        }
+    }
     for line in lines {
         if line.is_verdict() {
             let limit = if line.name.contains("one source") {

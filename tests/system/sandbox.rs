@@ -257,8 +257,9 @@ async fn read_only_root(sandbox: &Sandbox) {
         let execution = shell(sandbox, &format!("echo bad > {path}")).await;
         assert_ne!(execution.status(), 0, "{path}: {execution:?}");
     }
-    // Its own places it may write.
-    let execution = shell(sandbox, "echo a > /tmp/a && echo b > ./b && cat /tmp/a ./b").await;
+    // Its own places it may write. Without a provider /tmp is everyone's.
+    let write = "own=/tmp/clawsec-test-$$; echo a > $own && echo b > ./b && cat $own ./b; rm $own";
+    let execution = shell(sandbox, write).await;
     assert_eq!(execution.stdout.text(), "a\nb\n", "{execution:?}");
 }
 
