@@ -257,9 +257,8 @@ async fn read_only_root(sandbox: &Sandbox) {
         let execution = shell(sandbox, &format!("echo bad > {path}")).await;
         assert_ne!(execution.status(), 0, "{path}: {execution:?}");
     }
-    // Its own places it may write. Without a provider /tmp is everyone's.
-    let write = "own=/tmp/clawsec-test-$$; echo a > $own && echo b > ./b && cat $own ./b; rm $own";
-    let execution = shell(sandbox, write).await;
+    let own_places = "a=/tmp/$$; echo a > $a && echo b > b && cat $a b; rm $a";
+    let execution = shell(sandbox, own_places).await;
     assert_eq!(execution.stdout.text(), "a\nb\n", "{execution:?}");
 }
 
