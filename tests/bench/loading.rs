@@ -22,6 +22,7 @@ pub(crate) fn loading(lab: &Lab) -> Result<Vec<Row>> {
     say("loading: prefixes and bans");
     let rows = inside(lab, Host::Gateway, || {
         let mut enforcer = enforcer(XdpMode::Native, &policy(1, 10))?;
+        let at_rest = enforcer.memory()?.in_words();
         let mut switches = Vec::new();
         for generation in 2..2 + REPEATS as u64 {
             let large = policy(generation, 100_000);
@@ -38,7 +39,7 @@ pub(crate) fn loading(lab: &Lab) -> Result<Vec<Row>> {
         let banned = vec![nanos(begun.elapsed())];
         let memory = enforcer.memory()?.in_words();
         Ok(vec![
-            seconds(Row::new(GROUP, PREFIXES, switches, 0.0)),
+            seconds(Row::new(GROUP, PREFIXES, switches, 0.0)).noted_too(at_rest),
             seconds(Row::new(GROUP, BANS, banned, 0.0)).noted_too(memory),
         ])
     });
