@@ -51,13 +51,7 @@ tcp dport 8443 tcp flags syn update @busy { ip saddr limit rate over 60/minute b
 pub(crate) fn measure(lab: &Lab) -> Result<Vec<Row>> {
     let mut bench = bench_object()?;
     // Without it veth gives the frames to nobody but an XDP program.
-    run(
-        lab,
-        Host::Gateway,
-        "ethtool",
-        &["-K", "outside", "gro", "off"],
-    )
-    .context("needs ethtool (Debian: apt-get install ethtool)")?;
+    gro(lab, "off")?;
     say("flood: the generator alone");
     let alone = Row::new(
         GROUP,
@@ -70,12 +64,7 @@ pub(crate) fn measure(lab: &Lab) -> Result<Vec<Row>> {
     say("flood: clawsec");
     for mode in [XdpMode::Native, XdpMode::Tcx, XdpMode::Generic] {
         let held = inside(lab, Host::Gateway, || {
-            run(
-                lab,
-                Host::Gateway,
-                "ethtool",
-                &["-K", "outside", "gro", "on"],
-            )?;
+            gro(lab, "on")?;
             enforcer(mode, &policy(1, 1_000))
         })?;
         let count = || {
@@ -105,12 +94,7 @@ pub(crate) fn measure(lab: &Lab) -> Result<Vec<Row>> {
     ] {
         // A program that went took the frames' way into the stack with it: open it anew.
         for state in ["off", "on"] {
-            run(
-                lab,
-                Host::Gateway,
-                "ethtool",
-                &["-K", "outside", "gro", state],
-            )?;
+            gro(lab, state)?;
         }
         let measured = run(lab, Host::Gateway, "nft", &["flush", "ruleset"])
             .and_then(|_| run(lab, Host::Gateway, "nft", &[ruleset]))
@@ -125,15 +109,17 @@ pub(crate) fn measure(lab: &Lab) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// Whether the receiver takes frames that no XDP program took: «on» opens the way into the stack.
+fn gro(lab: &Lab, state: &str) -> Result<String> {
+    let arguments = ["-K", "outside", "gro", state];
+    run(lab, Host::Gateway, "ethtool", &arguments)
+        .context("needs ethtool (Debian: apt-get install ethtool)")
+}
+
 /// The generator against a program that looks at nothing.
 fn least_receiver(lab: &Lab, bench: &mut Ebpf) -> Result<Vec<f64>> {
     let link = inside(lab, Host::Gateway, || {
-        run(
-            lab,
-            Host::Gateway,
-            "ethtool",
-            &["-K", "outside", "gro", "on"],
-        )?;
+        gro(lab, "on")?;
         Ok(program(bench, "bench_drop")?.attach("outside", aya::programs::xdp::XdpMode::Driver)?)
     })?;
     let samples = generator(lab, bench);

@@ -59,36 +59,16 @@ pub(super) fn update_batch<K: Pod, V: Pod>(
 }
 
 /// Reads a whole hash map.
-pub(super) fn read_batch<K: Pod + Default, V: Pod + Default>(
-    map: BorrowedFd<'_>,
-) -> io::Result<Vec<(K, V)>> {
-    let mut keys = vec![K::default(); BATCH];
-    let mut values = vec![V::default(); BATCH];
-    let mut place = 0_u32;
-    let mut begun = false;
+pub(super) fn read_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
     let mut held = Vec::new();
-    loop {
-        let mut attributes = Attributes {
-            in_batch: if begun { address(&raw mut place) } else { 0 },
-            out_batch: address(&raw mut place),
-            keys: address(keys.as_mut_ptr()),
-            values: address(values.as_mut_ptr()),
-            count: 65_536,
-            ..Attributes::of(map)
-        };
-        let result = attributes.call(BPF_MAP_LOOKUP_BATCH);
-        begun = true;
-        let ended = match result {
-            Ok(()) => false,
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
-            Err(error) => return Err(error),
-        };
-        let read = attributes.count as usize;
-        held.extend(keys.iter().copied().zip(values.iter().copied()).take(read));
-        if ended {
-            return Ok(held);
-        }
-    }
+    let (key_bytes, value_bytes) = (bytes_of::<K>(), bytes_of::<V>());
+    each_batch(map, key_bytes, value_bytes, |batch| {
+        let keys = batch.keys.chunks_exact(size_of::<K>()).map(pod::<K>);
+        let values = batch.values.chunks_exact(size_of::<V>()).map(pod::<V>);
+        held.extend(keys.zip(values));
+        Ok(())
+    })?;
+    Ok(held)
 }
 
 /// Keys and values of a map of any kind that has batches (array, hash, trie: kernel 5.13).
@@ -254,6 +234,18 @@ impl Attributes {
             Ok(())
         }
     }
+}
+
+fn bytes_of<T>() -> u32 {
+    u32::try_from(size_of::<T>()).unwrap_or(u32::MAX)
+}
+
+/// A value of as many bytes.
+fn pod<T: Pod>(bytes: &[u8]) -> T {
+    assert_eq!(bytes.len(), size_of::<T>());
+    // SAFETY: as many bytes as were just compared, of which any are a value (`Pod`); the read
+    // needs no alignment.
+    unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
 }
 
 fn address<T>(pointer: *const T) -> u64 {
