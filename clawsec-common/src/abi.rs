@@ -336,7 +336,7 @@ sized! {
     Bucket = 8,
     Counter = 8 + 8,
     TallyKey = 16 + 8,
-    Tally = 8 + 24 + 4 * 8,
+    Tally = 8 + 24 + 3 * 8 + 4 + 4,
     TallySet = 2 * 64,
     Budget = 8 + 8,
     PacketRecord = 4 * 8 + 16 + 4 + 2 + 2 + 4 + 4,

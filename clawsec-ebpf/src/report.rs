@@ -104,6 +104,7 @@ fn begin<K: Kernel>(kernel: &K, set: u32, key: &TallyKey, tick_ns: u64) -> Optio
         return None;
     }
     let created_ns = kernel.now_ns().max(1);
+    let cpu = kernel.cpu();
     kernel.with_tallies(set, |set| {
         for tally in &mut set.ways {
             if is_idle(tally, tick_ns) {
@@ -113,6 +114,7 @@ fn begin<K: Kernel>(kernel: &K, set: u32, key: &TallyKey, tick_ns: u64) -> Optio
                     total: 1,
                     emitted_ns: tick_ns,
                     seen_ns: tick_ns,
+                    cpu,
                     reserved: 0,
                 };
                 return Some(Due {
@@ -194,6 +196,7 @@ mod tests {
             total: 7,
             emitted_ns: 4 * SECOND_NS,
             seen_ns,
+            cpu: 0,
             reserved: 0,
         }
     }

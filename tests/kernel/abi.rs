@@ -38,7 +38,7 @@ fn the_layout_is_the_golden_one() {
         Bucket { arrival_ns }
         Counter { packets bytes }
         TallyKey { source reason }
-        Tally { created_ns key total emitted_ns seen_ns reserved }
+        Tally { created_ns key total emitted_ns seen_ns cpu reserved }
         TallySet { ways }
         PacketRecord {
             at_ns generation total created_ns source_be ifindex source_port_be dest_port_be reason

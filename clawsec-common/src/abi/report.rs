@@ -25,7 +25,10 @@ pub struct Tally {
     pub emitted_ns: u64,
     /// When the last drop was, by ticks.
     pub seen_ns: u64,
-    pub reserved: u64,
+    /// The CPU that counts. Its place among the values of a map is another where the numbers of
+    /// possible CPUs have gaps.
+    pub cpu: u32,
+    pub reserved: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

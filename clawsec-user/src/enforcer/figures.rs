@@ -127,11 +127,11 @@ pub(super) fn harvest(maps: &Maps) -> Result<Vec<SourceTotal>, EnforcerError> {
         // beside another's total. Both readings agree on the name and its time only if neither
         // was caught in between.
         let second = read()?;
-        for (cpu, (before, after)) in (0_u32..).zip(first.iter().zip(second.iter())) {
+        for (before, after) in first.iter().zip(second.iter()) {
             for (before, after) in before.ways.iter().zip(&after.ways) {
                 let same = before.key == after.key && before.created_ns == after.created_ns;
                 if same && !is_empty(before) && before.total <= after.total {
-                    totals.extend(source_total(before, cpu));
+                    totals.extend(source_total(before));
                 }
             }
         }
@@ -144,7 +144,7 @@ fn is_empty(tally: &Tally) -> bool {
 }
 
 /// `None` for a reason of another ABI.
-fn source_total(tally: &Tally, cpu: u32) -> Option<SourceTotal> {
+fn source_total(tally: &Tally) -> Option<SourceTotal> {
     let observed = tally.key.reason & TallyKey::OBSERVED;
     let reason = u8::try_from(tally.key.reason ^ observed).ok()?;
     Some(SourceTotal {
@@ -153,7 +153,7 @@ fn source_total(tally: &Tally, cpu: u32) -> Option<SourceTotal> {
         effect: Effect::of_drop(u8::from(observed != 0)),
         total: tally.total,
         created_ns: tally.created_ns,
-        cpu,
+        cpu: tally.cpu,
     })
 }
 
