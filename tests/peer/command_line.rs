@@ -1,0 +1,60 @@
+//! Each gateway's own command line through clawsec: with clawsec's key it works, without it is
+//! refused in its own words.
+
+use serde_json::{Value, json};
+use xtask::lab;
+
+use super::gateway::{Protected, with_key};
+use super::product::Product;
+use crate::system::daemon::{KEY, UPSTREAM_TOKEN};
+
+#[test]
+fn clawdbot_works_with_the_key_only() {
+    works_with_the_key_only(Product::Clawdbot);
+}
+
+#[test]
+fn openclaw_works_with_the_key_only() {
+    works_with_the_key_only(Product::Openclaw);
+}
+
+fn works_with_the_key_only(product: Product) {
+    let protected = Protected::start(product, "cli", |_| {});
+    let daemon = &protected.daemon;
+
+    let rows: [(&str, Value, &str); 4] = [
+        ("health", json!({}), "/ok"),
+        ("sessions.list", json!({}), "/sessions"),
+        ("config.get", json!({}), "/hash"),
+        ("agents.list", json!({}), "/agents"),
+    ];
+    for (method, params, pointer) in rows {
+        let answer = protected.answer(KEY, method, &params);
+        assert!(answer.pointer(pointer).is_some(), "{method}: {answer}");
+        daemon.await_record(method, |record| {
+            record["outcome"] == "allow" && record["detail"] == method
+        });
+    }
+    daemon.await_record("the connection", |record| {
+        record["event"] == "auth" && record["outcome"] == "allow" && record["action"] == "connect"
+    });
+
+    // The upstream token opens nothing from outside: clients never learn it, nor may use it.
+    for wrong in ["wrong-key-of-thirty-two-characters", UPSTREAM_TOKEN] {
+        let text = protected.refusal(wrong, "health", &json!({}));
+        assert!(
+            text.contains("unauthorized: gateway token mismatch"),
+            "{text}"
+        );
+        // The newer command line shows the answer and not the close code; the wire has both.
+        let heard = protected.client(&with_key(wrong, &json!([])));
+        assert_eq!(heard.hello()["ok"], false, "{heard:?}");
+        assert_eq!(heard.close().0, 1008, "{heard:?}");
+    }
+    daemon.await_record("the wrong key", |record| {
+        record["event"] == "auth"
+            && record["outcome"] == "deny"
+            && record["reason"] == "credential_unknown"
+            && record["src"]["ip"] == lab::CLIENT_INSIDE
+    });
+}
