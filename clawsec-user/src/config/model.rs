@@ -8,7 +8,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::event::EventKind;
-use crate::policy::{PacketPolicy, Policy};
+use crate::policy::{PacketPolicy, Policy, UnknownMethods};
 
 /// One configuration, whole and valid.
 #[derive(Debug, Clone)]
@@ -53,6 +53,8 @@ pub struct GatewayConfig {
     /// Lower case; empty accepts any.
     pub hosts: Vec<String>,
     pub origins: Vec<String>,
+    /// Copied into the policy.
+    pub unknown_methods: UnknownMethods,
     pub tls: Option<TlsConfig>,
     pub admin_socket: PathBuf,
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::super::model::{GatewayConfig, Listen, Secret, TlsConfig, TlsVersion, Upstream};
 use super::super::reader::{Field, Section};
 use super::super::redact::Change;
+use crate::policy::UnknownMethods;
 
 pub(super) fn read(section: &mut Section<'_, '_>) -> GatewayConfig {
     section.at("ui").unavailable();
@@ -61,6 +62,13 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> GatewayConfig {
         upstream_token: upstream_token(section),
         hosts: section.at("hosts").list(host).unwrap_or_default(),
         origins: section.at("origins").list(origin).unwrap_or_default(),
+        unknown_methods: section
+            .at("unknownMethods")
+            .choice(&[
+                ("admin", UnknownMethods::Admin),
+                ("deny", UnknownMethods::Deny),
+            ])
+            .unwrap_or_default(),
         tls: tls.flatten(),
         admin_socket: section.at("admin").section(|admin| {
             admin.at("metrics").unavailable();

@@ -31,7 +31,7 @@ use crate::ipc::{
 };
 use crate::policy::{
     AddressPolicy, AddressRule, Credentials, PacketPolicy, People, Policy, PrefixRule,
-    PrincipalSpec, RequestLimit, Scope, ToolRules, UserId,
+    PrincipalSpec, RequestLimit, Scope, ToolRules, UnknownMethods, UserId,
 };
 
 pub(super) const ADMIN_KEY: &str = "admin-key-0123456789";
@@ -105,6 +105,7 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
             Scope::Read
         }],
         user: None,
+        groups: None,
         agents: None,
         tools: ToolRules::default(),
         not_before: None,
@@ -125,6 +126,7 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
             upstream_token: None,
             hosts: list("hosts"),
             origins: Vec::new(),
+            unknown_methods: UnknownMethods::Admin,
             tls: (rules["tls"] == true).then(|| TlsConfig {
                 cert: PathBuf::new(),
                 key: PathBuf::new(),
@@ -147,6 +149,8 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
             tools: tools("tools", &[], &["browser"])?,
             sandboxed: tools("security.sandbox.tools", &["exec", "process"], &[])?,
             agents: Vec::new(),
+            default_agent: "main".into(),
+            unknown_methods: UnknownMethods::Admin,
             limit: RequestLimit {
                 enabled: true,
                 requests: u32::try_from(rules["requests"].as_u64().unwrap_or(0)).unwrap_or(0),

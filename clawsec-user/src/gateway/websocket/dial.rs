@@ -22,11 +22,12 @@ use tokio::io::ReadHalf;
 use super::device::OwnDevice;
 use super::frames::{self, CloseFrame, Message, Outbox, Reader, Stream};
 use super::handshake::{Connect, Failure};
+use crate::gateway::isolate;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::shared::Gateway;
 use crate::gateway::snapshot::Snapshot;
 use crate::gateway::upstream;
-use crate::policy::{Principal, Reason};
+use crate::policy::{Principal, Protocol, Reason};
 
 /// What the upstream may send in one frame: its own limit of 25 MiB with room to grow.
 const UPSTREAM_FRAME_BYTES: usize = 64 * 1024 * 1024;
@@ -37,6 +38,15 @@ pub(super) struct Dialled {
     pub(super) outbox: Outbox,
     /// The `hello-ok`, ready for the client.
     pub(super) hello: String,
+    pub(super) terms: Terms,
+}
+
+/// What the upstream said of itself.
+#[derive(Debug, Clone)]
+pub(in crate::gateway) struct Terms {
+    pub(super) protocol: Protocol,
+    /// The agent that requests go to where none is named.
+    pub(super) default_agent: Option<String>,
 }
 
 /// Dials the upstream and connects as clawsec, for this principal.
@@ -69,11 +79,17 @@ pub(super) async fn dial(
             .text(request)
             .await
             .map_err(|_gone| failed("the upstream closed during the handshake"))?;
-        let hello = hello(&mut reader, &outbox, connect).await?;
+        let mut hello = hello(&mut reader, &outbox, connect).await?;
+        let terms = Terms::of(&hello);
+        strip(&mut hello);
+        if let Some(bound) = principal.agents() {
+            isolate::hello(&mut hello, bound, terms.default_agent.as_deref());
+        }
         Ok(Dialled {
             reader,
             outbox,
-            hello,
+            hello: hello.to_string(),
+            terms,
         })
     };
     tokio::time::timeout(gateway.deadlines.handshake, dialling)
@@ -196,12 +212,34 @@ fn own_connect(
     json!({"type": "req", "id": connect.id, "method": "connect", "params": params}).to_string()
 }
 
-/// Waits for the answer to `connect` and prepares it for the client.
+impl Terms {
+    fn of(hello: &Value) -> Self {
+        let number = hello.pointer("/payload/protocol").and_then(Value::as_u64);
+        let default = hello.pointer("/payload/snapshot/sessionDefaults/defaultAgentId");
+        Self {
+            protocol: Protocol::from_number(number.unwrap_or(u64::MAX)),
+            default_agent: default.and_then(Value::as_str).map(str::to_owned),
+        }
+    }
+}
+
+/// Removes what is clawsec's: a token of its device would let the holder in without clawsec's
+/// key, and what recovers such a token is as good as one.
+fn strip(hello: &mut Value) {
+    let auth = hello.pointer_mut("/payload/auth");
+    if let Some(auth) = auth.and_then(Value::as_object_mut) {
+        auth.retain(|key, _| AUTH_FOR_CLIENTS.contains(&key.as_str()));
+    }
+}
+
+const AUTH_FOR_CLIENTS: [&str; 4] = ["method", "role", "scopes", "issuedAtMs"];
+
+/// Waits for the answer to `connect`.
 async fn hello(
     reader: &mut Reader<ReadHalf<Stream>>,
     outbox: &Outbox,
     connect: &Connect,
-) -> Result<String, Failure> {
+) -> Result<Value, Failure> {
     let failed = |detail: &str| {
         Failure::unavailable(&connect.id, Reason::UpstreamUnreachable, detail.to_owned())
     };
@@ -220,7 +258,7 @@ async fn hello(
                 return Err(failed("the upstream closed during the handshake"));
             }
         };
-        let mut frame: Value = serde_json::from_slice(&text)
+        let frame: Value = serde_json::from_slice(&text)
             .map_err(|_not_json| failed("the upstream's answer is not JSON"))?;
         if frame.get("type").and_then(Value::as_str) != Some("res")
             || frame.get("id").and_then(Value::as_str) != Some(&connect.id)
@@ -228,14 +266,7 @@ async fn hello(
             continue;
         }
         if frame.get("ok").and_then(Value::as_bool) == Some(true) {
-            // A device token of clawsec's device would let its holder in without clawsec's key.
-            if let Some(auth) = frame
-                .pointer_mut("/payload/auth")
-                .and_then(Value::as_object_mut)
-            {
-                auth.remove("deviceToken");
-            }
-            return Ok(frame.to_string());
+            return Ok(frame);
         }
         let message = frame
             .pointer("/error/message")
