@@ -4,4 +4,7 @@
 mod clawdbot;
 mod command_line;
 mod gateway;
+mod methods;
+mod parser;
 mod product;
+mod tools;
