@@ -22,6 +22,9 @@ pub(super) struct Protected {
     home: tempfile::TempDir,
 }
 
+/// A client that goes on while the test does.
+pub(super) struct Background(Option<Child>);
+
 /// What the small client heard, in order.
 #[derive(Debug)]
 pub(super) struct Heard(pub(super) Vec<Value>);
@@ -100,12 +103,17 @@ impl Protected {
         Heard::parse(&output.stdout)
     }
 
-    /// The small client in the background; the caller reads what it prints.
-    pub(super) fn spawn_client(&self, options: &Value) -> Child {
-        self.client_command(options)
+    /// The small client in the background, until it is ended.
+    pub(super) fn spawn_client(&self, options: &Value) -> Background {
+        let mut options = options.clone();
+        options["lingerMs"] = json!(600_000);
+        options["deadlineMs"] = json!(600_000);
+        let child = self
+            .client_command(&options)
             .stdout(Stdio::piped())
             .spawn()
-            .expect("run the client")
+            .expect("run the client");
+        Background(Some(child))
     }
 
     fn client_command(&self, options: &Value) -> Command {
@@ -144,6 +152,25 @@ impl Protected {
             "--- clawsec:\n{}\n--- the gateway:\n{gateway}",
             self.daemon.log()
         )
+    }
+}
+
+impl Background {
+    /// Ends it; what it has printed.
+    pub(super) fn end(mut self) -> String {
+        let mut child = self.0.take().expect("it is ended once");
+        child.kill().expect("end the client");
+        let output = child.wait_with_output().expect("wait for the client");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _gone = child.kill();
+            let _reaped = child.wait();
+        }
     }
 }
 

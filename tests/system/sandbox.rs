@@ -402,10 +402,7 @@ fn permit_of(principal: &str) -> Permit {
         generation: 1,
         addresses: AddressPolicy::default(),
         credentials: Credentials::new([spec]),
-        people: People {
-            users: None,
-            groups: None,
-        },
+        people: People::default(),
         tools: ToolRules::default(),
         sandboxed: ToolRules::new("sandbox.tools", None, &["exec".into()], &[]).unwrap(),
         agents: Vec::new(),

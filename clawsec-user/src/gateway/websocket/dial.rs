@@ -63,7 +63,8 @@ pub(super) async fn dial(
         .device_seeds
         .get(principal.id())
         .ok_or_else(|| failed("no device key for this principal"))?;
-    let device = OwnDevice::from_seed(seed).ok_or_else(|| failed("the device key is unusable"))?;
+    let device =
+        OwnDevice::of_client(seed, connect).ok_or_else(|| failed("the device key is unusable"))?;
     let dialling = async {
         let socket = open(gateway, snapshot).await.map_err(|why| failed(&why))?;
         let (mut reader, outbox) = frames::split(
