@@ -221,8 +221,9 @@ pub(super) fn name_deeply(facts: &mut RequestFacts, value: &Value) -> Result<(),
     }
 }
 
-/// Members that hold what somebody says, and no name.
+/// Members that hold what somebody says, and no name; `model` is read by `messages`.
 const SPEECH: &[&str] = &[
+    "model",
     "message",
     "messages",
     "text",

@@ -23,6 +23,11 @@ pub(super) fn parse(text: &[u8]) -> Result<Value, serde_json::Error> {
 /// `Number.MAX_SAFE_INTEGER`: integers beyond are doubles to Node.
 const SAFE_INTEGER: u64 = (1 << 53) - 1;
 
+#[expect(clippy::cast_precision_loss, reason = "Node loses it, too")]
+fn as_double(value: i128) -> f64 {
+    value as f64
+}
+
 struct Strict;
 
 impl<'de> DeserializeSeed<'de> for Strict {
@@ -52,7 +57,7 @@ impl<'de> Visitor<'de> for Strict {
         Ok(if value.unsigned_abs() <= SAFE_INTEGER {
             value.into()
         } else {
-            (value as f64).into()
+            as_double(value.into()).into()
         })
     }
 
@@ -60,7 +65,7 @@ impl<'de> Visitor<'de> for Strict {
         Ok(if value <= SAFE_INTEGER {
             value.into()
         } else {
-            (value as f64).into()
+            as_double(value.into()).into()
         })
     }
 

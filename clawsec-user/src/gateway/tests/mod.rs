@@ -3,6 +3,7 @@
 
 mod fake_upstream;
 mod http;
+mod routes;
 mod timed;
 mod websocket;
 
@@ -36,6 +37,8 @@ use crate::policy::{
 
 pub(super) const ADMIN_KEY: &str = "admin-key-0123456789";
 pub(super) const READ_KEY: &str = "read-key-0123456789ab";
+/// Writes, and is bound to the agent `work`.
+pub(super) const WORK_KEY: &str = "work-key-0123456789ab";
 pub(super) const UPSTREAM_TOKEN: &str = "upstream-token-0123456789";
 
 /// What a test changes about the policy.
@@ -77,7 +80,11 @@ impl Rules {
             path: "test".into(),
             tls: self.tls.clone(),
             upstream_token: Some(UPSTREAM_TOKEN.into()),
-            device_seeds: BTreeMap::from([("admin".into(), [1; 32]), ("reader".into(), [2; 32])]),
+            device_seeds: BTreeMap::from([
+                ("admin".into(), [1; 32]),
+                ("reader".into(), [2; 32]),
+                ("work".into(), [3; 32]),
+            ]),
         }
     }
 }
@@ -96,17 +103,22 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
         .parse()
         .map_err(|_invalid| format!("no prefix: {allowed}"))?;
     let spec = |key: &String| PrincipalSpec {
-        id: if key == ADMIN_KEY { "admin" } else { "reader" }.into(),
+        id: match key.as_str() {
+            ADMIN_KEY => "admin",
+            WORK_KEY => "work",
+            _ => "reader",
+        }
+        .into(),
         digest: Presented::new(key).digest(),
         path: format!("security.auth.tokens.{key:.4}"),
-        scopes: vec![if key == ADMIN_KEY {
-            Scope::Admin
-        } else {
-            Scope::Read
+        scopes: vec![match key.as_str() {
+            ADMIN_KEY => Scope::Admin,
+            WORK_KEY => Scope::Write,
+            _ => Scope::Read,
         }],
         user: None,
         groups: None,
-        agents: None,
+        agents: (key == WORK_KEY).then(|| vec!["work".to_owned()]),
         tools: ToolRules::default(),
         not_before: None,
         not_after: None,
