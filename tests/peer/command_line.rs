@@ -8,6 +8,8 @@ use super::gateway::{Protected, with_key};
 use super::product::Product;
 use crate::system::daemon::{KEY, UPSTREAM_TOKEN};
 
+const SPARE: &str = "spare-key-of-thirty-two-characters!";
+
 #[test]
 fn clawdbot_works_with_the_key_only() {
     works_with_the_key_only(Product::Clawdbot);
@@ -19,7 +21,11 @@ fn openclaw_works_with_the_key_only() {
 }
 
 fn works_with_the_key_only(product: Product) {
-    let protected = Protected::start(product, "cli", |_| {});
+    let protected = Protected::start(product, "cli", |config| {
+        config["security"]["auth"] = json!({ "type": "token", "tokens": [
+            KEY, { "id": "spare", "token": SPARE },
+        ]});
+    });
     let daemon = &protected.daemon;
 
     let rows: [(&str, Value, &str); 4] = [
@@ -37,6 +43,37 @@ fn works_with_the_key_only(product: Product) {
     }
     daemon.await_record("the connection", |record| {
         record["event"] == "auth" && record["outcome"] == "allow" && record["action"] == "connect"
+    });
+
+    let turn = [
+        "agent",
+        "--agent",
+        "main",
+        "--message",
+        "say it",
+        "--json",
+        "--timeout",
+        "60",
+    ];
+    let spoken = protected.remote(KEY, &turn);
+    let stdout = String::from_utf8_lossy(&spoken.stdout);
+    assert!(
+        spoken.status.success() && stdout.contains("echo:"),
+        "{stdout}\n{}\n{}",
+        String::from_utf8_lossy(&spoken.stderr),
+        protected.logs()
+    );
+
+    // A key that is taken out of the configuration ends its live connections.
+    let live = protected.spawn_client(&with_key(SPARE, &json!([["health", {}]])));
+    daemon.await_record("the spare key", |record| {
+        record["principal"] == "spare" && record["detail"] == "health"
+    });
+    daemon.rewrite_config(|config| config["security"]["auth"]["tokens"] = json!([KEY]));
+    let heard = live.until_closed();
+    assert_eq!(heard.close().0, 1008, "{heard:?}");
+    daemon.await_record("the revocation", |record| {
+        record["action"] == "revoke" && record["principal"] == "spare"
     });
 
     // The upstream token opens nothing from outside: clients never learn it, nor may use it.

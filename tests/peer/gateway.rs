@@ -68,6 +68,20 @@ impl Protected {
             .expect("run the gateway's own command line")
     }
 
+    /// Any command of its own command line, set up for a remote gateway as its documents say.
+    pub(super) fn remote(&self, token: &str, arguments: &[&str]) -> Output {
+        let home = tempfile::tempdir().expect("make a home for the command line");
+        let remote = json!({ "gateway": { "mode": "remote",
+            "remote": { "url": Self::url(), "token": token } } });
+        configure(self.product, &home, &remote.to_string());
+        self.product
+            .command(&self.daemon.lab, Host::Inside, &home)
+            .args(arguments)
+            .env("NODE_EXTRA_CA_CERTS", self.daemon.path("cert.pem"))
+            .output()
+            .expect("run the gateway's own command line")
+    }
+
     /// The answer of its own command line, which has to be one.
     pub(super) fn answer(&self, token: &str, method: &str, params: &Value) -> Value {
         let output = self.call(token, method, params);
@@ -156,6 +170,13 @@ impl Protected {
 }
 
 impl Background {
+    /// Waits until it ends by itself, as by a close of the other side.
+    pub(super) fn until_closed(mut self) -> Heard {
+        let child = self.0.take().expect("it is ended once");
+        let output = child.wait_with_output().expect("wait for the client");
+        Heard::parse(&output.stdout)
+    }
+
     /// Ends it; what it has printed.
     pub(super) fn end(mut self) -> String {
         let mut child = self.0.take().expect("it is ended once");
@@ -255,14 +276,8 @@ fn start_model(product: Product, lab: &Lab, home: &tempfile::TempDir) -> Child {
 }
 
 fn start_gateway(product: Product, lab: &Lab, home: &tempfile::TempDir) -> Child {
-    use std::os::unix::fs::PermissionsExt as _;
     use std::os::unix::process::CommandExt as _;
-    let folder = home.path().join(format!(".{}", product.name()));
-    fs::create_dir(&folder).expect("make the gateway's folder");
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).expect("chmod");
-    let config = folder.join(format!("{}.json", product.name()));
-    fs::write(&config, product.configuration()).expect("write the gateway's configuration");
-    fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).expect("chmod");
+    configure(product, home, product.configuration());
     let log = fs::File::create(home.path().join("gateway.log")).expect("open the gateway's log");
     product
         .command(lab, Host::Gateway, home)
@@ -272,6 +287,17 @@ fn start_gateway(product: Product, lab: &Lab, home: &tempfile::TempDir) -> Child
         .process_group(0)
         .spawn()
         .expect("start the gateway")
+}
+
+/// Writes its configuration file, for its owner alone.
+fn configure(product: Product, home: &tempfile::TempDir, text: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = home.path().join(format!(".{}", product.name()));
+    fs::create_dir(&folder).expect("make the gateway's folder");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).expect("chmod");
+    let config = folder.join(format!("{}.json", product.name()));
+    fs::write(&config, text).expect("write the gateway's configuration");
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).expect("chmod");
 }
 
 /// The first start takes most of a minute.
