@@ -20,6 +20,39 @@ fn openclaw_works_with_the_key_only() {
     works_with_the_key_only(Product::Openclaw);
 }
 
+/// openclaw's `trusted-proxy` mode: no token between the two, and each key by its name.
+#[test]
+fn openclaw_believes_the_proxy() {
+    let product = Product::Openclaw;
+    let token = r#"auth: { mode: "token", token: "${OPENCLAW_TEST_TOKEN}" },"#;
+    let proxy = r#"trustedProxies: ["127.0.0.1"], auth: { mode: "trusted-proxy", password: "password-of-the-own-host-only",
+        trustedProxy: { userHeader: "x-forwarded-user", allowLoopback: true } },"#;
+    let configuration = product.configuration().replace(token, proxy);
+    assert!(configuration.contains("trusted-proxy"));
+    let protected = Protected::start_with(product, "proxy", &configuration, |config| {
+        let gateway = config["gateway"].as_object_mut().expect("an object");
+        gateway.remove("upstreamToken");
+        gateway.insert("upstreamAuth".to_owned(), json!("trustedProxy"));
+    });
+    let call = json!({ "tool": "sessions_list", "action": "json", "args": {} });
+    let listed = protected.invoke(&call);
+    assert_eq!(listed.status, 200, "{listed:?}\n{}", protected.logs());
+    // To a gateway that knows clients by name, a new device is one to be approved, once; the client
+    // is told so by the gateway itself.
+    let connect = || protected.client(&with_key(KEY, &json!([["health", {}]])));
+    let unpaired = connect();
+    let error = &unpaired.hello()["error"];
+    assert_eq!(error["code"], "NOT_PAIRED", "{unpaired:?}");
+    assert_eq!(unpaired.close().0, 1008, "{unpaired:?}");
+    let request = error["details"]["requestId"].as_str().expect("an id");
+    let approved = protected.on_its_host(&["devices", "approve", request]);
+    assert!(approved.status.success(), "{approved:?}");
+    let heard = connect();
+    assert_eq!(heard.hello()["ok"], true, "{heard:?}\n{}", protected.logs());
+    let wrong = protected.client(&with_key("wrong", &json!([])));
+    assert_eq!(wrong.close().0, 1008, "{wrong:?}");
+}
+
 fn works_with_the_key_only(product: Product) {
     let protected = Protected::start(product, "cli", |config| {
         config["security"]["auth"] = json!({ "type": "token", "tokens": [

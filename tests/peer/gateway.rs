@@ -31,10 +31,21 @@ pub(super) struct Heard(pub(super) Vec<Value>);
 
 impl Protected {
     pub(super) fn start(product: Product, name: &str, edit: impl FnOnce(&mut Value)) -> Self {
+        Self::start_with(product, name, product.configuration(), edit)
+    }
+
+    /// As `start`, with another configuration of the gateway's.
+    pub(super) fn start_with(
+        product: Product,
+        name: &str,
+        configuration: &str,
+        edit: impl FnOnce(&mut Value),
+    ) -> Self {
         let name = format!("{name}{}", &product.name()[..2]);
         let lab = Lab::of_this_process(&name).expect("make the lab's namespaces");
         let home = tempfile::tempdir().expect("make a home for the gateway");
         let model = start_model(product, &lab, &home);
+        configure(product, &home, configuration);
         let gateway = start_gateway(product, &lab, &home);
         wait_for_gateway(product, &lab, &home);
         let mut daemon = Daemon::prepare(lab, Arc::new(Seen::default()), edit);
@@ -64,6 +75,16 @@ impl Protected {
             // The older one takes it from here.
             .env(self.product.variable("GATEWAY_TOKEN"), token)
             .env("NODE_EXTRA_CA_CERTS", self.daemon.path("cert.pem"))
+            .output()
+            .expect("run the gateway's own command line")
+    }
+
+    /// A command of its own on the host that it runs on.
+    pub(super) fn on_its_host(&self, arguments: &[&str]) -> Output {
+        self.product
+            .command(&self.daemon.lab, Host::Gateway, &self.home)
+            .args(arguments)
+            .env("OPENCLAW_GATEWAY_PASSWORD", "password-of-the-own-host-only")
             .output()
             .expect("run the gateway's own command line")
     }
@@ -277,7 +298,6 @@ fn start_model(product: Product, lab: &Lab, home: &tempfile::TempDir) -> Child {
 
 fn start_gateway(product: Product, lab: &Lab, home: &tempfile::TempDir) -> Child {
     use std::os::unix::process::CommandExt as _;
-    configure(product, home, product.configuration());
     let log = fs::File::create(home.path().join("gateway.log")).expect("open the gateway's log");
     product
         .command(lab, Host::Gateway, home)

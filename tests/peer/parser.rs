@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use clawsec_user::gateway::json_meaning;
+use clawsec_user::gateway::probe;
 use serde_json::Value;
 
 use super::gateway::driver;
@@ -25,7 +25,7 @@ fn what_is_let_through_means_the_same_to_node() {
         let (mut same, mut refused, mut stricter) = (0, 0, 0);
         for (text, theirs) in texts.iter().zip(theirs) {
             let shown = String::from_utf8_lossy(text);
-            match (json_meaning(text).map(|value| canonical(&value)), theirs) {
+            match (probe::json(text).map(|value| canonical(&value)), theirs) {
                 (Some(ours), Some(theirs)) => {
                     assert_eq!(ours, theirs, "{shown}");
                     same += 1;

@@ -24,7 +24,7 @@ use super::serve::{self, GatewayError};
 use super::shared::Deadlines;
 use crate::config::{
     AuditConfig, AuditOnFailure, Config, Fsync, GatewayConfig, KernelConfig, OnExit, SandboxConfig,
-    SandboxNetwork, SandboxProvider, TlsConfig, TlsVersion, Upstream, XdpMode,
+    SandboxNetwork, SandboxProvider, TlsConfig, TlsVersion, Upstream, UpstreamAuth, XdpMode,
 };
 use crate::event::{Event, Outcome};
 use crate::ipc::{
@@ -136,6 +136,7 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
                 port: u16::try_from(rules["port"].as_u64().unwrap_or(0)).unwrap_or(0),
             },
             upstream_token: None,
+            upstream_auth: UpstreamAuth::Token,
             hosts: list("hosts"),
             origins: Vec::new(),
             unknown_methods: UnknownMethods::Admin,

@@ -1,7 +1,9 @@
 //! The upstream's half of the handshake: clawsec's own `connect`, with its own device and token.
 //!
-//! Invariant: nothing of the client reaches the upstream before it answered 101 and `hello-ok`;
-//! no forwarded header, no `Origin`, no extension is ever offered.
+//! Invariant: nothing of the client reaches the upstream before it answered 101 and `hello-ok`; no
+//! forwarded header of a client's, no `Origin`, no extension is ever offered.
+
+use std::net::IpAddr;
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
@@ -55,6 +57,7 @@ pub(super) async fn dial(
     snapshot: &Snapshot,
     connect: &Connect,
     principal: &Principal,
+    source: IpAddr,
 ) -> Result<Dialled, Failure> {
     let failed = |detail: &str| {
         Failure::unavailable(&connect.id, Reason::UpstreamUnreachable, detail.to_owned())
@@ -66,7 +69,9 @@ pub(super) async fn dial(
     let device =
         OwnDevice::of_client(seed, connect).ok_or_else(|| failed("the device key is unusable"))?;
     let dialling = async {
-        let socket = open(gateway, snapshot).await.map_err(|why| failed(&why))?;
+        let socket = open(gateway, snapshot, principal, source)
+            .await
+            .map_err(|why| failed(&why))?;
         let (mut reader, outbox) = frames::split(
             socket,
             Side::Client,
@@ -104,7 +109,12 @@ pub(super) async fn dial(
         })
 }
 
-async fn open(gateway: &Gateway, snapshot: &Snapshot) -> Result<WebSocket<Stream>, String> {
+async fn open(
+    gateway: &Gateway,
+    snapshot: &Snapshot,
+    principal: &Principal,
+    source: IpAddr,
+) -> Result<WebSocket<Stream>, String> {
     let config = &snapshot.config.gateway;
     let why = |refusal: Refusal| refusal.detail.unwrap_or_default();
     let host = upstream::host_header(&config.upstream).map_err(why)?;
@@ -120,7 +130,7 @@ async fn open(gateway: &Gateway, snapshot: &Snapshot) -> Result<WebSocket<Stream
         }
     });
     let key = fastwebsockets::handshake::generate_key();
-    let request = Request::get("/")
+    let mut request = Request::get("/")
         .header(HOST, host)
         .header(USER_AGENT, concat!("clawsec/", env!("CARGO_PKG_VERSION")))
         .header(UPGRADE, "websocket")
@@ -129,6 +139,12 @@ async fn open(gateway: &Gateway, snapshot: &Snapshot) -> Result<WebSocket<Stream
         .header(SEC_WEBSOCKET_KEY, key.as_str())
         .body(Empty::<Bytes>::new())
         .map_err(|error| error.to_string())?;
+    upstream::vouch(
+        request.headers_mut(),
+        config.upstream_auth,
+        principal.id(),
+        source,
+    );
     let mut response = sender
         .send_request(request)
         .await

@@ -131,7 +131,14 @@ async fn session(
     };
     let dialled = match greeted {
         Ok((connect, principal)) => {
-            let dialled = dial::dial(&gateway, &exchange.snapshot, &connect, &principal).await;
+            let dialled = dial::dial(
+                &gateway,
+                &exchange.snapshot,
+                &connect,
+                &principal,
+                connection.peer.ip,
+            )
+            .await;
             dialled.map(|dialled| (dialled, connect.role, principal))
         }
         Err(failure) => Err(failure),

@@ -83,6 +83,16 @@ fn what_one_section_gets_wrong_is_said_once() {
         ),
         (
             "",
+            r#"gateway: { upstreamAuth: "trustedProxy", upstreamToken: "t" }"#,
+            "gateway.upstreamToken: the gateway takes no token with `upstreamAuth: \"trustedProxy\"`",
+        ),
+        (
+            "",
+            r#"agents: { list: [{ id: "a", default: true }, { id: "b", default: true }] }"#,
+            "agents.list[1].default: \"a\" is the default agent already",
+        ),
+        (
+            "",
             r#"gateway: { upstream: "ws://127.0.0.1:18789" }"#,
             "gateway.upstream: found \"ws://127.0.0.1:18789\", expected an address such as \"http://127.0.0.1:18789\", with its port; did you mean \"http://127.0.0.1:18789\"?",
         ),
