@@ -4,57 +4,13 @@ use serde_json::{Value, json};
 use xtask::lab::{self, Host};
 
 use super::gateway::Protected;
-use crate::system::daemon::{KEY, in_namespace};
+use super::product::Product;
+use crate::system::daemon::in_namespace;
 
 #[test]
-fn its_own_command_line_works_through_clawsec_and_only_with_the_key() {
-    let protected = Protected::start("peer", |_| {});
+fn tools_are_invoked_and_strangers_are_not_answered() {
+    let protected = Protected::start(Product::Clawdbot, "peer", |_| {});
     let daemon = &protected.daemon;
-
-    let healthy = protected.health(KEY);
-    let stdout = String::from_utf8_lossy(&healthy.stdout);
-    let stderr = String::from_utf8_lossy(&healthy.stderr);
-    assert!(
-        healthy.status.success(),
-        "{stdout}\n{stderr}\n{}",
-        daemon.log()
-    );
-    let start = stdout.find('{').expect("a JSON answer");
-    let health: Value = serde_json::from_str(&stdout[start..]).expect("parse the answer");
-    assert_eq!(health["ok"], true, "{health}");
-    daemon.await_record("the connection", |record| {
-        record["event"] == "auth" && record["outcome"] == "allow" && record["action"] == "connect"
-    });
-    daemon.await_record("the method", |record| {
-        record["outcome"] == "allow"
-            && record["detail"]
-                .as_str()
-                .is_some_and(|detail| detail.contains("health"))
-    });
-
-    let refused = protected.health("wrong-key-of-thirty-two-characters");
-    let text = format!(
-        "{}{}",
-        String::from_utf8_lossy(&refused.stdout),
-        String::from_utf8_lossy(&refused.stderr)
-    );
-    assert!(!refused.status.success(), "{text}");
-    assert!(text.contains("1008"), "closed with 1008: {text}");
-    assert!(text.contains("unauthorized"), "{text}");
-    daemon.await_record("the wrong key", |record| {
-        record["event"] == "auth"
-            && record["outcome"] == "deny"
-            && record["reason"] == "credential_unknown"
-            && record["src"]["ip"] == lab::CLIENT_INSIDE
-    });
-
-    // The upstream token opens nothing from outside: clients never learn it, nor may use it.
-    assert!(
-        !protected
-            .health(crate::system::daemon::UPSTREAM_TOKEN)
-            .status
-            .success()
-    );
 
     let allowed =
         protected.invoke(&json!({ "tool": "sessions_list", "action": "json", "args": {} }));

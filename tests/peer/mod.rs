@@ -1,5 +1,13 @@
-//! The real gateway (npm `clawdbot@2026.1.24-3`, protocol v3) behind clawsec, with its own,
-//! unmodified command line in front.
+//! The real gateways (npm `clawdbot@2026.1.24-3`, protocol v3; npm `openclaw@2026.9.6`, protocol
+//! v4) behind clawsec, with their own, unmodified command lines in front.
 
+mod agents;
 mod clawdbot;
+mod command_line;
 mod gateway;
+mod methods;
+mod nodes;
+mod parser;
+mod product;
+mod routes;
+mod tools;

@@ -17,7 +17,7 @@ use crate::system::docker::{self as dockerd, chain};
 use clawsec_user::config::{SandboxConfig, SandboxNetwork, SandboxProvider};
 use clawsec_user::policy::{
     AddressPolicy, Credentials, KeyDigest, People, Permit, Policy, PrincipalSpec, Request,
-    RequestFacts, RequestLimit, Scope, ToolName, ToolRules,
+    RequestFacts, RequestLimit, Scope, ToolName, ToolRules, UnknownMethods,
 };
 use clawsec_user::sandbox::{CancellationToken, Execution, Job, JobCommand, Sandbox, SandboxError};
 
@@ -392,6 +392,7 @@ fn permit_of(principal: &str) -> Permit {
         path: "auth".into(),
         scopes: vec![Scope::Admin],
         user: None,
+        groups: None,
         agents: None,
         tools: ToolRules::default(),
         not_before: None,
@@ -401,13 +402,12 @@ fn permit_of(principal: &str) -> Permit {
         generation: 1,
         addresses: AddressPolicy::default(),
         credentials: Credentials::new([spec]),
-        people: People {
-            users: None,
-            groups: None,
-        },
+        people: People::default(),
         tools: ToolRules::default(),
         sandboxed: ToolRules::new("sandbox.tools", None, &["exec".into()], &[]).unwrap(),
         agents: Vec::new(),
+        default_agent: "main".into(),
+        unknown_methods: UnknownMethods::Admin,
         limit: RequestLimit {
             enabled: false,
             requests: 1,

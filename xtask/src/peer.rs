@@ -8,35 +8,75 @@ use anyhow::{Context as _, bail};
 
 use xtask::say;
 
-/// The gateway that the peer tier runs: protocol v3, Node 22.
-const CLAWDBOT: &str = "2026.1.24-3";
+/// A gateway that the peer tier runs, and the Node it wants.
+struct Peer {
+    package: &'static str,
+    version: &'static str,
+    folder: &'static str,
+    node: &'static str,
+    /// npm's `overrides`, as JSON.
+    overrides: &'static str,
+}
 
-/// Installs what is absent; returns the folder with `node22/` and `cb/`.
+/// Protocol v3 and protocol v4.
+const PEERS: [Peer; 2] = [
+    Peer {
+        package: "clawdbot",
+        version: "2026.1.24-3",
+        folder: "cb",
+        node: "22",
+        // libsignal is a git dependency there; the package of the same name serves offline.
+        overrides: r#"{"libsignal":"2.0.1"}"#,
+    },
+    Peer {
+        package: "openclaw",
+        version: "2026.9.6",
+        folder: "oc",
+        node: "24",
+        overrides: "{}",
+    },
+];
+
+/// Installs what is absent; returns the folder with `node22/`, `node24/`, `cb/` and `oc/`.
 pub(crate) fn install() -> anyhow::Result<PathBuf> {
     let folder = match std::env::var_os("CLAWSEC_PEER_DIR") {
         Some(folder) => PathBuf::from(folder),
         None => xtask::root().join(".cache/peer"),
     };
-    let node = folder.join("node22/node_modules/node/bin");
-    if !node.join("node").is_file() {
-        say("installing Node 22 from npm for the real gateway (.cache/peer)");
-        npm(
-            &folder.join("node22"),
-            r#"{"private":true,"dependencies":{"node":"22"}}"#,
-            None,
-        )?;
-    }
-    if !folder.join("cb/node_modules/.bin/clawdbot").exists() {
-        say(&format!(
-            "installing clawdbot@{CLAWDBOT} from npm (about a minute)"
-        ));
-        // libsignal is a git dependency there; the package of the same name serves offline.
-        let manifest = format!(
-            r#"{{"private":true,"dependencies":{{"clawdbot":"{CLAWDBOT}"}},"overrides":{{"libsignal":"2.0.1"}}}}"#
-        );
-        npm(&folder.join("cb"), &manifest, Some(&node))?;
+    for peer in &PEERS {
+        install_one(&folder, peer)?;
     }
     Ok(folder)
+}
+
+fn install_one(folder: &Path, peer: &Peer) -> anyhow::Result<()> {
+    let Peer {
+        package,
+        version,
+        node,
+        overrides,
+        ..
+    } = peer;
+    let node_folder = folder.join(format!("node{node}"));
+    let node_bin = node_folder.join("node_modules/node/bin");
+    if !node_bin.join("node").is_file() {
+        say(&format!(
+            "installing Node {node} from npm for {package} (.cache/peer)"
+        ));
+        let manifest = format!(r#"{{"private":true,"dependencies":{{"node":"{node}"}}}}"#);
+        npm(&node_folder, &manifest, None)?;
+    }
+    let home = folder.join(peer.folder);
+    if !home.join("node_modules/.bin").join(package).exists() {
+        say(&format!(
+            "installing {package}@{version} from npm (about a minute)"
+        ));
+        let manifest = format!(
+            r#"{{"private":true,"dependencies":{{"{package}":"{version}"}},"overrides":{overrides}}}"#
+        );
+        npm(&home, &manifest, Some(&node_bin))?;
+    }
+    Ok(())
 }
 
 fn npm(folder: &Path, manifest: &str, node: Option<&Path>) -> anyhow::Result<()> {

@@ -86,7 +86,9 @@ pub(super) fn document(root: &mut Section<'_, '_>) -> Checked {
         people: security.people,
         tools,
         sandboxed: security.sandboxed,
-        agents,
+        agents: agents.list,
+        default_agent: agents.default,
+        unknown_methods: gateway.unknown_methods,
         limit: security.limit,
     };
     Checked {

@@ -65,7 +65,6 @@ pub(super) const FOREIGN: &[(&str, &[&str])] = &[
     (
         "agents.list[]",
         &[
-            "default",
             "name",
             "agentDir",
             "model",

@@ -27,7 +27,7 @@ pub use locate::line_of;
 pub use model::{
     AuditConfig, AuditOnFailure, BanConfig, Config, Fsync, GatewayConfig, KernelConfig, Listen,
     OnExit, SandboxConfig, SandboxNetwork, SandboxProvider, Secret, TlsConfig, TlsVersion,
-    Upstream, Warning, XdpMode,
+    Upstream, UpstreamAuth, Warning, XdpMode,
 };
 pub use problem::{ConfigError, Problem};
 pub use sources::{NoSources, ProcessSources, Sources};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::event::EventKind;
-use crate::policy::{PacketPolicy, Policy};
+use crate::policy::{PacketPolicy, Policy, UnknownMethods};
 
 /// One configuration, whole and valid.
 #[derive(Debug, Clone)]
@@ -50,9 +50,12 @@ pub struct GatewayConfig {
     pub listen: Vec<Listen>,
     pub upstream: Upstream,
     pub upstream_token: Option<Secret>,
+    pub upstream_auth: UpstreamAuth,
     /// Lower case; empty accepts any.
     pub hosts: Vec<String>,
     pub origins: Vec<String>,
+    /// Copied into the policy.
+    pub unknown_methods: UnknownMethods,
     pub tls: Option<TlsConfig>,
     pub admin_socket: PathBuf,
 }
@@ -60,6 +63,16 @@ pub struct GatewayConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
     pub address: SocketAddr,
+}
+
+/// How clawsec shows the gateway behind who is asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UpstreamAuth {
+    /// By the gateway's own token, as one for all.
+    #[default]
+    Token,
+    /// By name, in openclaw's `trusted-proxy` mode: `X-Forwarded-User` is the key's id.
+    TrustedProxy,
 }
 
 /// `http://host:port` of the protected gateway.

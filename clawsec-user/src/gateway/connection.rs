@@ -23,9 +23,9 @@ use super::record::{Exchange, Note};
 use super::refusal::Refusal;
 use super::route::{self, Route};
 use super::shared::{Gateway, Slot, random_id, unix_now};
-use super::{auth, limits, tools_invoke, upstream, websocket};
+use super::{auth, isolate, limits, tools_invoke, upstream, websocket};
 use crate::event::{Event, EventKind, Outcome};
-use crate::policy::{Denial, Permit, Principal, Reason};
+use crate::policy::{self, Denial, Permit, Principal, Reason};
 
 /// What the requests of one connection share.
 #[derive(Debug)]
@@ -91,7 +91,14 @@ async fn act(
     let response = if permit.is_sandboxed() {
         tools_invoke::run(exchange, permit, order).await?
     } else {
-        upstream::forward(exchange, permit, order.cargo).await?
+        let isolation = permit.isolation().cloned();
+        let is_speech = permit.facts().request == policy::Request::Message;
+        let response = upstream::forward(exchange, permit, order.cargo).await?;
+        match isolation {
+            // What its own agent says to it is its own.
+            Some(bound) if !is_speech => isolate::answer(bound, response).await?,
+            _ => response,
+        }
     };
     exchange.allowed(&rule);
     Ok(response)

@@ -6,14 +6,17 @@
 use hyper::HeaderMap;
 use hyper::body::Incoming;
 use hyper::http::request::Parts;
+use serde_json::Value;
 
 use super::body::{Held, hold};
 use super::limits::Counted;
 use super::record::Exchange;
 use super::refusal::Refusal;
 use super::route::Route;
-use super::{messages, tools_invoke};
-use crate::policy::{Denial, GroupId, MethodClass, Reason, Request, RequestFacts, Scope, UserId};
+use super::{json, messages, tools_invoke};
+use crate::policy::{
+    self, Denial, GroupId, MethodClass, Reach, Reason, Request, RequestFacts, Scope, UserId,
+};
 
 /// What is asked, and what is needed to do it.
 #[derive(Debug)]
@@ -77,16 +80,23 @@ pub(super) async fn gather(exchange: &mut Exchange, counted: Counted) -> Result<
             let name = format!("{} {}", parts.method, parts.uri.path());
             let method = |class, scope| Request::Method {
                 name,
-                class,
-                scope: Some(scope),
+                method: policy::Method {
+                    class,
+                    scope: Some(scope),
+                    // No agent's own; a model without tools, an administrator's route.
+                    reach: Reach::None,
+                    known: true,
+                },
             };
             let asks = match route {
                 Route::ApiWrite => method(MethodClass::Message, Scope::Write),
-                Route::Manage => method(MethodClass::Manage, Scope::Admin),
+                Route::Manage => method(MethodClass::Admin, Scope::Admin),
                 _ => Request::Route,
             };
+            let mut facts = RequestFacts::new(asks);
+            name_by_path(&mut facts, parts.uri.path()).map_err(Refusal::malformed)?;
             Ok(Asked {
-                facts: RequestFacts::new(asks),
+                facts,
                 order: Order::new(parts, Load::Streamed(body)),
             })
         }
@@ -105,60 +115,140 @@ pub(super) async fn hold_body(
     Ok(held)
 }
 
-/// Names an agent; a second, different one is a contradiction.
-pub(super) fn name_agent(facts: &mut RequestFacts, agent: &str) -> Result<(), &'static str> {
-    let agent = agent.trim().to_ascii_lowercase();
-    let mut bytes = agent.bytes();
-    let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
-    let rest = bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
-    // The gateway rewrites other characters, so that the name judged would not be the name used.
-    if !first || !rest || agent.len() > 64 {
-        return Err("an agent's name is not one");
-    }
-    match &facts.agent {
-        Some(named) if *named != agent => Err("two different agents are named"),
-        _ => {
-            facts.agent = Some(agent);
-            Ok(())
+/// Whom a path names: `/avatar/<agent>`, `/sessions/<key>/history`; the canvas is the default
+/// agent's.
+fn name_by_path(facts: &mut RequestFacts, path: &str) -> Result<(), &'static str> {
+    facts.names_default = path.starts_with("/__");
+    let mut before = "";
+    for segment in path.split('/') {
+        let text = percent_decoded(segment).ok_or("a path is not UTF-8")?;
+        if before == "sessions" || begins_like_a_session(&text) {
+            facts.name_session(&text)?;
+        } else if before == "avatar" {
+            facts.name_agent(&text)?;
         }
+        before = segment;
     }
-}
-
-/// Names a session and whoever it belongs to.
-pub(super) fn name_session(facts: &mut RequestFacts, key: &str) -> Result<(), &'static str> {
-    let mut named = RequestFacts::new(Request::Route);
-    named.name_session(key);
-    if let Some(agent) = &named.agent {
-        name_agent(facts, agent)?;
-    }
-    facts.users.append(&mut named.users);
-    facts.groups.append(&mut named.groups);
-    if facts
-        .session
-        .as_ref()
-        .is_some_and(|first| Some(first) != named.session.as_ref())
-    {
-        return Err("two different sessions are named");
-    }
-    facts.session = named.session;
     Ok(())
 }
 
-/// Names the other end of a channel: a group by its id, anything else a user.
-pub(super) fn name_peer(facts: &mut RequestFacts, peer: &str) {
-    let peer = peer.trim();
-    let bare = peer.rsplit(':').next().unwrap_or(peer);
-    let lower = peer.to_lowercase();
-    let is_group = lower.ends_with("@g.us")
-        || lower
-            .split(':')
-            .any(|part| matches!(part, "group" | "channel"));
-    if is_group {
-        facts.groups.push(GroupId::new(bare));
-    } else {
-        facts.users.push(UserId::new(peer));
+fn percent_decoded(segment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let (digits, tail) = rest.split_at_checked(2)?;
+        let digits = std::str::from_utf8(digits).ok()?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        rest = tail;
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// Every member of an object that names somebody, as the protocol's methods and bodies have them.
+pub(super) fn name_all(facts: &mut RequestFacts, object: &Value) -> Result<(), &'static str> {
+    for key in ["agentId", "agent"] {
+        if let Some(agent) = json::text(object, key) {
+            facts.name_agent(agent)?;
+        }
+    }
+    if let Some(session) = json::text(object, "sessionKey") {
+        facts.name_session(session)?;
+    }
+    name_people(facts, object);
+    for key in ["params", "args", "arguments"] {
+        if let Some(inner) = object.get(key) {
+            name_people(facts, inner);
+        }
+    }
+    Ok(())
+}
+
+/// The people whom an object's members name.
+fn name_people(facts: &mut RequestFacts, object: &Value) {
+    for key in ["to", "originatingTo", "replyTo", "target", "recipient"] {
+        if let Some(peer) = json::text(object, key) {
+            facts.name_peer(peer);
+        }
+    }
+    for peer in strings(object, "targets") {
+        facts.name_peer(peer);
+    }
+    if let Some(group) = json::text(object, "groupId") {
+        facts.groups.push(GroupId::new(group));
+    }
+    if let Some(user) = json::text(object, "user") {
+        facts.users.push(UserId::new(user));
     }
 }
+
+/// The same for a request of which the principal is not known yet: what cannot be read names an
+/// agent that is nobody's.
+pub(super) fn note_deeply(facts: &mut RequestFacts, value: &Value) {
+    if name_deeply(facts, value).is_err() {
+        facts.also_agents.push(String::new());
+    }
+}
+
+/// Agents that are named anywhere in a request of a principal that is bound to some: by id, or in
+/// a session key however deep. What people say to each other is not looked at.
+pub(super) fn name_deeply(facts: &mut RequestFacts, value: &Value) -> Result<(), &'static str> {
+    match value {
+        Value::Array(items) => items.iter().try_for_each(|item| name_deeply(facts, item)),
+        Value::Object(members) => members.iter().try_for_each(|(key, value)| {
+            if SPEECH.contains(&key.as_str()) {
+                return Ok(());
+            }
+            if begins_like_a_session(key) {
+                facts.name_other_session(key)?;
+            }
+            match value {
+                Value::String(text) if key.ends_with("gentId") => {
+                    facts.also_agents.push(policy::agent_id(text)?);
+                    Ok(())
+                }
+                // An id of a session names its agent to whoever can look it up; clawsec cannot.
+                Value::String(_) if key == "sessionId" => Err("name the session by its key"),
+                value => name_deeply(facts, value),
+            }
+        }),
+        Value::String(text) if begins_like_a_session(text) => facts.name_other_session(text),
+        _ => Ok(()),
+    }
+}
+
+/// Members that hold what somebody says, and no name; `model` is read by `messages`.
+const SPEECH: &[&str] = &[
+    "model",
+    "message",
+    "messages",
+    "text",
+    "content",
+    "input",
+    "instructions",
+    "extraSystemPrompt",
+    "label",
+    "prompt",
+];
+
+fn begins_like_a_session(text: &str) -> bool {
+    let text = policy::js_trim(text).trim_start_matches(':');
+    text.get(..6)
+        .is_some_and(|prefix| prefix.eq_ignore_ascii_case("agent:"))
+}
+
+/// The strings of a list.
+pub(super) fn strings<'a>(object: &'a Value, key: &str) -> impl Iterator<Item = &'a str> {
+    let list = object.get(key).and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(Value::as_str)
+}
+
+/// What the gateway has been called.
+pub(super) const PRODUCTS: [&str; 3] = ["clawdbot", "moltbot", "openclaw"];
 
 /// The value of `x-<product>-<name>` in every product's spelling; they have to agree.
 pub(super) fn product_header<'a>(
@@ -166,7 +256,7 @@ pub(super) fn product_header<'a>(
     name: &str,
 ) -> Result<Option<&'a str>, Refusal> {
     let mut found = None;
-    for product in ["clawdbot", "moltbot", "openclaw"] {
+    for product in PRODUCTS {
         for value in headers.get_all(format!("x-{product}-{name}")) {
             let value = value
                 .to_str()
@@ -189,30 +279,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn contradicting_claims_are_refused() {
-        let mut facts = RequestFacts::new(Request::Message);
-        assert_eq!(name_agent(&mut facts, " Work "), Ok(()));
-        assert_eq!(name_session(&mut facts, "agent:work:main"), Ok(()));
-        assert!(name_session(&mut facts, "agent:main:main").is_err());
-        assert!(name_agent(&mut facts, "main").is_err());
-        assert!(name_agent(&mut facts, "work/../main").is_err());
-        assert_eq!(facts.agent.as_deref(), Some("work"));
+    fn paths_name_agents_and_sessions() {
+        let rows = [
+            ("/avatar/Work", Some("work"), false),
+            ("/base/avatar/work", Some("work"), false),
+            ("/sessions/agent%3Awork%3Amain/history", Some("work"), false),
+            ("/sessions/main/history", None, true),
+            ("/__openclaw__/canvas/", None, true),
+            ("/assets/app.js", None, false),
+        ];
+        for (path, agent, names_default) in rows {
+            let mut facts = RequestFacts::new(Request::Route);
+            assert_eq!(name_by_path(&mut facts, path), Ok(()), "{path}");
+            assert_eq!(facts.agent.as_deref(), agent, "{path}");
+            assert_eq!(facts.names_default, names_default, "{path}");
+        }
+        let mut facts = RequestFacts::new(Request::Route);
+        assert!(name_by_path(&mut facts, "/x/%ff").is_err());
     }
 
     #[test]
-    fn peers_are_users_or_groups() {
+    fn agents_are_found_however_deep() {
         let rows = [
-            ("+15551234567", Some("+15551234567"), None),
-            ("whatsapp:+15551234567", Some("+15551234567"), None),
-            ("120363@g.us", None, Some("120363@g.us")),
-            ("whatsapp:120363@G.us", None, Some("120363@g.us")),
-            ("slack:channel:C1", None, Some("c1")),
+            (r#"{"keys":["agent:work:main"]}"#, Ok(vec!["work"])),
+            (r#"{"a":{"b":[{"agentId":"Other"}]}}"#, Ok(vec!["other"])),
+            (r#"{"patch":{"spawnedBy":"agent:x:main"}}"#, Ok(vec!["x"])),
+            (r#"{"agent:x:main":1}"#, Ok(vec!["x"])),
+            (r#"{"requesterAgentId":"x"}"#, Ok(vec!["x"])),
+            (r#"{"message":"agent:x:main"}"#, Ok(vec![])),
+            (r#"{"a":"Agent:x:main"}"#, Err(())),
+            (r#"{"sessionId":"s"}"#, Err(())),
         ];
-        for (peer, user, group) in rows {
+        for (text, expected) in rows {
             let mut facts = RequestFacts::new(Request::Message);
-            name_peer(&mut facts, peer);
-            assert_eq!(facts.users.first().map(UserId::as_str), user, "{peer}");
-            assert_eq!(facts.groups.first().map(GroupId::as_str), group, "{peer}");
+            let value = json::parse(text.as_bytes()).unwrap();
+            let found = name_deeply(&mut facts, &value).map_err(|_why| ());
+            let found = found.map(|()| facts.also_agents.iter().map(String::as_str).collect());
+            assert_eq!(found, expected, "{text}");
         }
     }
 }

@@ -10,12 +10,22 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+use crate::policy::js_trim;
+
 /// Parses one JSON text whole.
 pub(super) fn parse(text: &[u8]) -> Result<Value, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let value = Strict.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(value)
+}
+
+/// `Number.MAX_SAFE_INTEGER`: integers beyond are doubles to Node.
+const SAFE_INTEGER: u64 = (1 << 53) - 1;
+
+#[expect(clippy::cast_precision_loss, reason = "Node loses it, too")]
+fn as_double(value: i128) -> f64 {
+    value as f64
 }
 
 struct Strict;
@@ -44,11 +54,19 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
+        Ok(if value.unsigned_abs() <= SAFE_INTEGER {
+            value.into()
+        } else {
+            as_double(value.into()).into()
+        })
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
+        Ok(if value <= SAFE_INTEGER {
+            value.into()
+        } else {
+            as_double(value.into()).into()
+        })
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
@@ -73,7 +91,11 @@ impl<'de> Visitor<'de> for Strict {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
-        while let Some(key) = entries.next_key::<String>()? {
+        while let Some(key) = entries.next_key_seed(Key)? {
+            if key == "__proto__" {
+                // An own member to `JSON.parse`, and the prototype to whoever copies it by name.
+                return Err(A::Error::custom("the key \"__proto__\""));
+            }
             if object.contains_key(&key) {
                 return Err(A::Error::custom(format_args!(
                     "the key {key:?} stands twice"
@@ -86,12 +108,46 @@ impl<'de> Visitor<'de> for Strict {
     }
 }
 
+/// A member's name.
+struct Key;
+
+impl<'de> DeserializeSeed<'de> for Key {
+    type Value = String;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Key {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    /// Without escapes, or it could not be borrowed.
+    fn visit_borrowed_str<E>(self, key: &'de str) -> Result<String, E> {
+        Ok(key.to_owned())
+    }
+
+    fn visit_str<E: Error>(self, key: &str) -> Result<String, E> {
+        // V8 13.6 (Node 24) reads such a key as a lone backslash once it has met an object with
+        // that key in the same place: `JSON.parse('{"x":1,"\\\\":1}')` changes what
+        // `{"x":1,"\\n":1}` means. No member of the protocol is a single character.
+        if key.chars().nth(1).is_none() {
+            return Err(E::custom("an escaped key of one character"));
+        }
+        Ok(key.to_owned())
+    }
+}
+
 /// A string field that is there and not blank, trimmed as the gateway trims it.
 pub(super) fn text<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
     object
         .get(key)
         .and_then(Value::as_str)
-        .map(str::trim)
+        .map(js_trim)
         .filter(|text| !text.is_empty())
 }
 
@@ -117,6 +173,9 @@ mod tests {
             ("byte order mark", b"\xef\xbb\xbf{}", false),
             ("two texts", br"{}{}", false),
             ("comment", br"{/**/}", false),
+            ("escaped key of one character", br#"{"\u0041":1}"#, false),
+            ("escaped key", br#"{"\u0041B":1}"#, true),
+            ("prototype", br#"{"a":{"__proto__":{}}}"#, false),
             ("nothing", b"", false),
         ];
         for (name, text, accepted) in rows {

@@ -1,13 +1,12 @@
 //! Text for the assistant over HTTP: `/v1/chat/completions`, `/v1/responses`, `/hooks/…`.
 
 use hyper::body::Incoming;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request};
 use serde_json::Value;
 
-use super::facts::{
-    Asked, Load, Order, hold_body, name_agent, name_peer, name_session, product_header,
-};
+use super::facts::{Asked, Load, Order, PRODUCTS, hold_body, note_deeply, product_header};
 use super::json;
 use super::record::Exchange;
 use super::refusal::Refusal;
@@ -37,7 +36,12 @@ pub(super) async fn gather(
     let held = hold_body(exchange, body, limit).await?;
     let message = json::parse(&held.bytes)
         .map_err(|error| Refusal::malformed("the body is not JSON").detailed(error.to_string()))?;
-    let facts = facts(&parts, &message, route)?;
+    let mut facts = facts(&parts, &message, route)?;
+    note_deeply(&mut facts, &message);
+    let mut parts = parts;
+    if route != Route::Hooks {
+        spell_out(&mut parts.headers, &facts)?;
+    }
     Ok(Asked {
         facts,
         order: Order::new(parts, Load::Held(held)),
@@ -53,18 +57,23 @@ fn facts(parts: &Parts, message: &Value, route: Route) -> Result<RequestFacts, R
         json::text(message, "model").and_then(model_agent),
     ];
     for agent in agents.into_iter().flatten() {
-        name_agent(&mut facts, agent).map_err(Refusal::malformed)?;
+        facts.name_agent(agent).map_err(Refusal::malformed)?;
     }
     let sessions = [
         product_header(&parts.headers, "session-key")?,
         json::text(message, "sessionKey"),
     ];
     for session in sessions.into_iter().flatten() {
-        name_session(&mut facts, session).map_err(Refusal::malformed)?;
+        facts.name_session(session).map_err(Refusal::malformed)?;
+    }
+    if let Some(to) = product_header(&parts.headers, "message-to")? {
+        facts.name_peer(to);
     }
     if route == Route::Hooks {
+        // The older gateway runs every hook as its default agent, and mapped hooks as they say.
+        facts.names_default = true;
         if let Some(to) = json::text(message, "to") {
-            name_peer(&mut facts, to);
+            facts.name_peer(to);
         }
     } else if let Some(user) = json::text(message, "user") {
         facts.users.push(UserId::new(user));
@@ -72,8 +81,28 @@ fn facts(parts: &Parts, message: &Value, route: Route) -> Result<RequestFacts, R
     Ok(facts)
 }
 
+/// Says the agent and the session in every product's spelling: each gateway reads its own only,
+/// and would take the default agent where it finds nothing.
+fn spell_out(headers: &mut HeaderMap, facts: &RequestFacts) -> Result<(), Refusal> {
+    for product in PRODUCTS {
+        for (name, value) in [("agent-id", &facts.agent), ("session-key", &facts.session)] {
+            let Some(value) = value else { continue };
+            let name = HeaderName::try_from(format!("x-{product}-{name}"));
+            let value = HeaderValue::from_str(value);
+            let (Ok(name), Ok(value)) = (name, value) else {
+                return Err(Refusal::malformed("a name cannot stand in a header"));
+            };
+            headers.insert(name, value);
+        }
+    }
+    Ok(())
+}
+
 /// The agent in a model's name, as the gateway's `resolveAgentIdFromModel` reads it.
 fn model_agent(model: &str) -> Option<&str> {
+    if model.eq_ignore_ascii_case("openclaw/default") {
+        return None;
+    }
     let (prefix, agent) = model.split_once([':', '/'])?;
     let prefix = prefix.to_ascii_lowercase();
     matches!(

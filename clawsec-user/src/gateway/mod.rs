@@ -24,6 +24,7 @@ mod auth;
 mod limits;
 
 mod facts;
+mod isolate;
 mod json;
 mod messages;
 mod tools_invoke;

@@ -10,7 +10,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::body::{self, Body};
-use super::facts::{Asked, Load, Order, hold_body, name_agent, name_session, product_header};
+use super::facts::{Asked, Load, Order, hold_body, name_all, note_deeply, product_header};
 use super::json as strict;
 use super::record::Exchange;
 use super::refusal::Refusal;
@@ -48,20 +48,21 @@ pub(super) async fn gather(
         .map_err(|error| Refusal::malformed("the body is not JSON").detailed(error.to_string()))?;
     let call = read(&invocation)?;
     let mut facts = RequestFacts::new(policy::Request::Tool(ToolName::new(&call.tool)));
-    let agents = [
-        product_header(&parts.headers, "agent-id")?,
-        strict::text(&invocation, "agentId"),
-    ];
-    for agent in agents.into_iter().flatten() {
-        name_agent(&mut facts, agent).map_err(Refusal::malformed)?;
+    for name in ["agent-id", "agent"] {
+        if let Some(agent) = product_header(&parts.headers, name)? {
+            facts.name_agent(agent).map_err(Refusal::malformed)?;
+        }
     }
-    let sessions = [
-        product_header(&parts.headers, "session-key")?,
-        strict::text(&invocation, "sessionKey"),
-    ];
-    for session in sessions.into_iter().flatten() {
-        name_session(&mut facts, session).map_err(Refusal::malformed)?;
+    if let Some(session) = product_header(&parts.headers, "session-key")? {
+        facts.name_session(session).map_err(Refusal::malformed)?;
     }
+    if let Some(to) = product_header(&parts.headers, "message-to")? {
+        facts.name_peer(to);
+    }
+    name_all(&mut facts, &invocation).map_err(Refusal::malformed)?;
+    note_deeply(&mut facts, &invocation);
+    // The older gateway goes by the session alone.
+    facts.names_default |= facts.session.is_none();
     exchange.note.tool = Some(ToolFact {
         name: ToolName::new(&call.tool).as_str().to_owned(),
         args_bytes: args_bytes(&call.args),

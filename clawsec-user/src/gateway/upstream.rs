@@ -22,7 +22,7 @@ use super::record::Exchange;
 use super::refusal::Refusal;
 use super::shared::Deadlines;
 use super::snapshot::Snapshot;
-use crate::config::Upstream;
+use crate::config::{Upstream, UpstreamAuth};
 use crate::policy::{self, Permit};
 
 /// The largest body that is streamed without being judged.
@@ -61,6 +61,12 @@ pub(super) async fn forward(
         Load::Streamed(body) => Limited::new(body, STREAMED_BODY_BYTES).boxed_unsync(),
     });
     *request.headers_mut() = request_headers(&parts.headers, path, &exchange.snapshot);
+    vouch(
+        request.headers_mut(),
+        config.upstream_auth,
+        permit.principal(),
+        exchange.peer().ip,
+    );
     *request.method_mut() = parts.method;
     *request.uri_mut() = parts.uri;
     *request.version_mut() = Version::HTTP_11;
@@ -144,6 +150,22 @@ fn request_headers(client: &HeaderMap, path: &str, snapshot: &Snapshot) -> Heade
     }
     headers
 }
+
+/// Says by name who is asking, and from where, to a gateway that believes clawsec.
+pub(super) fn vouch(headers: &mut HeaderMap, auth: UpstreamAuth, principal: &str, source: IpAddr) {
+    if auth != UpstreamAuth::TrustedProxy {
+        return;
+    }
+    // An id is letters, digits, `.`, `_`, `-`; an address fits a header as it is.
+    for (name, value) in [(USER, principal.to_owned()), (FOR, source.to_string())] {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+}
+
+const USER: &str = "x-forwarded-user";
+const FOR: &str = "x-forwarded-for";
 
 /// Headers that only a proxy may set, and clawsec's own credentials.
 ///

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use super::{Denial, Reason, ToolRules, UserId};
+use super::{Denial, GroupId, Reason, ToolRules, UserId};
 
 /// SHA-256 of a key. Keys themselves are wiped after hashing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,15 +42,22 @@ pub enum Scope {
     Admin,
     Approvals,
     Pairing,
+    /// Of openclaw only, as the two below.
+    Questions,
+    Talk,
+    TalkSecrets,
 }
 
 impl Scope {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 8] = [
         Self::Read,
         Self::Write,
         Self::Admin,
         Self::Approvals,
         Self::Pairing,
+        Self::Questions,
+        Self::Talk,
+        Self::TalkSecrets,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -60,6 +67,9 @@ impl Scope {
             Self::Admin => "operator.admin",
             Self::Approvals => "operator.approvals",
             Self::Pairing => "operator.pairing",
+            Self::Questions => "operator.questions",
+            Self::Talk => "operator.talk",
+            Self::TalkSecrets => "operator.talk.secrets",
         }
     }
 
@@ -78,6 +88,8 @@ pub struct PrincipalSpec {
     pub scopes: Vec<Scope>,
     /// Who this key speaks for; `None` lets it name any allowed user.
     pub user: Option<UserId>,
+    /// The groups it may speak in; `None` lets it name any allowed group.
+    pub groups: Option<Vec<GroupId>>,
     /// Agents it may name; `None` is all.
     pub agents: Option<Vec<String>>,
     pub tools: ToolRules,
@@ -171,6 +183,11 @@ impl Principal {
         self.spec.user.as_ref()
     }
 
+    pub fn groups(&self) -> Option<&[GroupId]> {
+        self.spec.groups.as_deref()
+    }
+
+    /// The agents it is bound to, where it is.
     pub fn agents(&self) -> Option<&[String]> {
         self.spec.agents.as_deref()
     }
@@ -183,13 +200,15 @@ impl Principal {
         &self.spec.tools
     }
 
-    /// `operator.admin` satisfies every scope, as in the gateway.
+    /// `operator.admin` satisfies every scope, and `operator.write` reading and talking, as in the
+    /// gateway.
     pub fn has_scope(&self, scope: Scope) -> bool {
         self.spec
             .scopes
             .iter()
             .any(|&held| held == scope || held == Scope::Admin)
-            || (scope == Scope::Read && self.spec.scopes.contains(&Scope::Write))
+            || (matches!(scope, Scope::Read | Scope::Talk)
+                && self.spec.scopes.contains(&Scope::Write))
     }
 }
 
@@ -204,6 +223,7 @@ mod tests {
             path: format!("security.auth.tokens.{id}"),
             scopes: vec![Scope::Admin],
             user: None,
+            groups: None,
             agents: None,
             tools: ToolRules::default(),
             not_before: None,

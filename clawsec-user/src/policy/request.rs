@@ -4,7 +4,10 @@
 //! running a tool) takes a `Permit` by value, so a request whose check was left out does not
 //! compile.
 
-use super::{Agent, GroupId, MethodClass, Policy, Principal, Reason, Scope, ToolName, UserId};
+use super::{
+    Agent, GroupId, Method, MethodClass, Policy, Principal, Reach, Reason, Scope, ToolName,
+    UnknownMethods, UserId,
+};
 
 /// What a request wants to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,12 +18,8 @@ pub enum Request {
     Tool(ToolName),
     /// Text for the assistant: `/v1/chat/completions`, `/hooks/agent`, `chat.send`.
     Message,
-    /// A WebSocket method; `scope` as `classify_method` found it.
-    Method {
-        name: String,
-        class: MethodClass,
-        scope: Option<Scope>,
-    },
+    /// A WebSocket method, or a route that stands for one, as `classify_method` found it.
+    Method { name: String, method: Method },
 }
 
 /// Everything a request names that policy has a say in.
@@ -30,6 +29,13 @@ pub struct RequestFacts {
     pub users: Vec<UserId>,
     pub groups: Vec<GroupId>,
     pub agent: Option<String>,
+    /// Agents that are named in passing, such as by a parent's session; looked for where the
+    /// principal is bound to agents.
+    pub also_agents: Vec<String>,
+    /// The gateway's default agent, where it said so itself; else the configuration's.
+    pub default_agent: Option<String>,
+    /// Something here goes to the default agent in one version at least, whatever else is named.
+    pub names_default: bool,
     pub session: Option<String>,
 }
 
@@ -40,44 +46,10 @@ impl RequestFacts {
             users: Vec::new(),
             groups: Vec::new(),
             agent: None,
+            also_agents: Vec::new(),
+            default_agent: None,
+            names_default: false,
             session: None,
-        }
-    }
-
-    /// Adds what a session key names (`agent:<a>:<channel>:group:<id>` and its kin; see the
-    /// gateway's `src/routing/session-key.ts`). A key of another form names nobody.
-    pub fn name_session(&mut self, key: &str) {
-        let key = key.trim();
-        self.session = Some(key.to_owned());
-        let lower = key.to_lowercase();
-        let mut parts = lower.split(':');
-        if parts.next() != Some("agent") {
-            return;
-        }
-        if let Some(agent) = parts.next() {
-            self.agent.get_or_insert_with(|| agent.to_owned());
-        }
-        let rest: Vec<&str> = parts.collect();
-        for (index, &part) in rest.iter().enumerate() {
-            let peer = || {
-                let tail = rest.get(index + 1..).unwrap_or_default();
-                let end = tail
-                    .iter()
-                    .position(|&p| p == "thread")
-                    .unwrap_or(tail.len());
-                tail.get(..end).unwrap_or_default().join(":")
-            };
-            match part {
-                "dm" | "openai-user" | "openresponses-user" => {
-                    self.users.push(UserId::new(&peer()));
-                    return;
-                }
-                "group" | "channel" if index > 0 => {
-                    self.groups.push(GroupId::new(&peer()));
-                    return;
-                }
-                _ => {}
-            }
         }
     }
 }
@@ -109,9 +81,22 @@ pub struct Permit {
     rule: String,
     generation: u64,
     sandboxed: bool,
+    isolation: Option<Bound>,
+}
+
+/// The agents that a principal is bound to, for what it is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bound {
+    pub agents: Vec<String>,
+    pub default_agent: String,
 }
 
 impl Permit {
+    /// Set where answers have to be filtered.
+    pub fn isolation(&self) -> Option<&Bound> {
+        self.isolation.as_ref()
+    }
+
     pub fn facts(&self) -> &RequestFacts {
         &self.facts
     }
@@ -143,25 +128,15 @@ impl Policy {
         match &facts.request {
             Request::Route => require(principal, Scope::Read)?,
             Request::Message => require(principal, Scope::Write)?,
-            Request::Method { scope, .. } => match scope {
-                Some(scope) => require(principal, *scope)?,
-                None => return Err(Denial::new(Reason::MethodNotAllowed, principal.path())),
-            },
+            Request::Method { method, .. } => self.judge_method(principal, *method)?,
             Request::Tool(tool) => {
                 require(principal, Scope::Write)?;
                 principal.tools().judge(tool)?;
-                sandboxed = self.judge_tool(tool, agent_of(&facts))?;
+                sandboxed = self.judge_tool(tool, self.agent_of(&facts))?;
                 "tools".clone_into(&mut rule);
             }
         }
-        if let Some(bound) = principal.agents()
-            && names_an_agent(&facts)
-            && !bound
-                .iter()
-                .any(|allowed| allowed.eq_ignore_ascii_case(agent_of(&facts)))
-        {
-            return Err(Denial::new(Reason::AgentNotAllowed, principal.path()));
-        }
+        self.judge_agents(principal, &facts, sandboxed)?;
         for user in &facts.users {
             self.people.judge_user(user)?;
             if principal.user().is_some_and(|own| own != user) {
@@ -170,13 +145,21 @@ impl Policy {
         }
         for group in &facts.groups {
             self.people.judge_group(group)?;
+            if principal.groups().is_some_and(|own| !own.contains(group)) {
+                return Err(Denial::new(Reason::GroupNotAllowed, principal.path()));
+            }
         }
+        let isolation = principal.agents().map(|agents| Bound {
+            agents: agents.to_vec(),
+            default_agent: self.default_of(&facts).to_owned(),
+        });
         Ok(Permit {
             facts,
             principal: principal.id().to_owned(),
             rule,
             generation: self.generation,
             sandboxed,
+            isolation,
         })
     }
 
@@ -188,14 +171,75 @@ impl Policy {
     ) -> Result<Permit, Denial> {
         let mut facts = RequestFacts::new(Request::Tool(tool.clone()));
         facts.agent = agent;
-        let sandboxed = self.judge_tool(tool, agent_of(&facts))?;
+        let sandboxed = self.judge_tool(tool, self.agent_of(&facts))?;
         Ok(Permit {
             facts,
             principal: "operator".to_owned(),
             rule: "tools".to_owned(),
             generation: self.generation,
             sandboxed,
+            isolation: None,
         })
+    }
+
+    fn judge_method(&self, principal: &Principal, method: Method) -> Result<(), Denial> {
+        match method.scope {
+            Some(scope) => require(principal, scope)?,
+            None if method.class == MethodClass::Node => require(principal, Scope::Admin)?,
+            None => return Err(Denial::new(Reason::MethodNotAllowed, principal.path())),
+        }
+        if !method.known && self.unknown_methods == UnknownMethods::Deny {
+            let rule = "gateway.unknownMethods";
+            return Err(Denial::new(Reason::MethodNotAllowed, rule));
+        }
+        Ok(())
+    }
+
+    /// A principal that is bound to agents can name those only, by whatever it names, and does
+    /// nothing that goes to all of them.
+    fn judge_agents(
+        &self,
+        principal: &Principal,
+        facts: &RequestFacts,
+        sandboxed: bool,
+    ) -> Result<(), Denial> {
+        let Some(bound) = principal.agents() else {
+            return Ok(());
+        };
+        let goes_to_one = match &facts.request {
+            Request::Tool(_) | Request::Message => true,
+            Request::Route => false,
+            Request::Method { method, .. } => match method.reach {
+                Reach::Own => true,
+                Reach::Any => false,
+                Reach::None => {
+                    return Err(Denial::new(Reason::AgentNotAllowed, principal.path()));
+                }
+            },
+        };
+        let implied = goes_to_one.then(|| self.agent_of(facts));
+        let named = facts.agent.as_deref().or(implied);
+        // What clawsec runs itself goes to no agent of the gateway's.
+        let default = (facts.names_default && !sandboxed).then(|| self.default_of(facts));
+        let also = facts.also_agents.iter().map(String::as_str);
+        let is_own = |name: &str| bound.iter().any(|own| own.eq_ignore_ascii_case(name));
+        if named.into_iter().chain(default).chain(also).all(is_own) {
+            Ok(())
+        } else {
+            Err(Denial::new(Reason::AgentNotAllowed, principal.path()))
+        }
+    }
+
+    /// The agent a request goes to: the gateway's default where none is named.
+    fn agent_of<'a>(&'a self, facts: &'a RequestFacts) -> &'a str {
+        facts.agent.as_deref().unwrap_or(self.default_of(facts))
+    }
+
+    fn default_of<'a>(&'a self, facts: &'a RequestFacts) -> &'a str {
+        facts
+            .default_agent
+            .as_deref()
+            .unwrap_or(&self.default_agent)
     }
 
     /// The lists of the configuration and of the agent; whether the tool runs sandboxed.
@@ -212,16 +256,6 @@ impl Policy {
             .iter()
             .find(|agent| agent.id.eq_ignore_ascii_case(id))
     }
-}
-
-/// Whether a request concerns an agent: by name, or because text and tools always go to one.
-fn names_an_agent(facts: &RequestFacts) -> bool {
-    facts.agent.is_some() || matches!(facts.request, Request::Tool(_) | Request::Message)
-}
-
-/// The agent a request goes to: the gateway's default where none is named.
-fn agent_of(facts: &RequestFacts) -> &str {
-    facts.agent.as_deref().unwrap_or("main")
 }
 
 fn require(principal: &Principal, scope: Scope) -> Result<(), Denial> {
@@ -259,6 +293,8 @@ mod tests {
                 workspace: None,
                 tools: ToolRules::new("agents.list[0].tools", None, &[], &list(&["cron"])).unwrap(),
             }],
+            default_agent: "main".into(),
+            unknown_methods: UnknownMethods::Admin,
             limit: RequestLimit {
                 enabled: true,
                 requests: 60,
@@ -274,6 +310,7 @@ mod tests {
             path: format!("auth.{id}"),
             scopes: scopes.to_vec(),
             user: None,
+            groups: None,
             agents,
             tools: ToolRules::default(),
             not_before: None,
@@ -318,58 +355,78 @@ mod tests {
             Err(Reason::AgentNotAllowed)
         );
         assert_eq!(decide(3, tool("exec", None)), Err(Reason::AgentNotAllowed));
-        let health = Request::Method {
-            name: "health".into(),
-            class: MethodClass::Read,
-            scope: Some(Scope::Read),
+        let method = |name: &str| {
+            RequestFacts::new(Request::Method {
+                name: name.into(),
+                method: classify_method(Protocol::V4, name),
+            })
         };
-        assert!(decide(3, RequestFacts::new(health)).is_ok());
+        assert!(decide(3, method("health")).is_ok());
+        let rows = [
+            ("chat.history", Some("work"), true),
+            ("chat.history", Some("main"), false),
+            ("chat.history", None, false),
+            ("sessions.list", None, true),
+            ("sessions.list", Some("main"), false),
+            ("logs.tail", None, false),
+            ("brand.new", Some("work"), false),
+        ];
+        for (name, agent, allowed) in rows {
+            let mut facts = method(name);
+            facts.agent = agent.map(str::to_owned);
+            assert_eq!(decide(3, facts).is_ok(), allowed, "{name} {agent:?}");
+        }
+        let mut facts = method("sessions.create");
+        facts.agent = Some("work".into());
+        facts.also_agents = vec!["work".into(), "main".into()];
+        assert_eq!(decide(3, facts), Err(Reason::AgentNotAllowed));
     }
 
     #[test]
-    fn session_keys_name_agents_users_and_groups() {
-        let rows = [
-            ("agent:main:main", Some("main"), None, None),
-            ("main", None, None, None),
-            (
-                "agent:work:whatsapp:dm:+15551234567",
-                Some("work"),
-                Some("+15551234567"),
-                None,
-            ),
-            ("agent:main:dm:+1555", Some("main"), Some("+1555"), None),
-            (
-                "agent:main:openai-user:+15551234567",
-                Some("main"),
-                Some("+15551234567"),
-                None,
-            ),
-            (
-                "agent:main:whatsapp:group:12@g.us",
-                Some("main"),
-                None,
-                Some("12@g.us"),
-            ),
-            (
-                "agent:main:slack:channel:c1:thread:t",
-                Some("main"),
-                None,
-                Some("c1"),
-            ),
-            (
-                "AGENT:Main:telegram:acct:dm:77",
-                Some("main"),
-                Some("77"),
-                None,
-            ),
-        ];
-        for (key, agent, user, group) in rows {
+    fn a_key_speaks_only_in_its_groups() {
+        let own = PrincipalSpec {
+            groups: Some(vec![GroupId::new("1@g.us")]),
+            ..spec("grouped", 4, &[Scope::Write], None)
+        };
+        let policy = Policy {
+            credentials: Credentials::new([own]),
+            ..policy()
+        };
+        let principal = policy
+            .credentials
+            .authenticate(KeyDigest([4; 32]), 0)
+            .unwrap();
+        for (group, expected) in [("1@G.us", None), ("2@g.us", Some(Reason::GroupNotAllowed))] {
             let mut facts = RequestFacts::new(Request::Message);
-            facts.name_session(key);
-            assert_eq!(facts.agent.as_deref(), agent, "{key}");
-            assert_eq!(facts.users.first().map(UserId::as_str), user, "{key}");
-            assert_eq!(facts.groups.first().map(GroupId::as_str), group, "{key}");
+            facts.groups = vec![GroupId::new(group)];
+            let denied = policy
+                .decide(&principal, facts)
+                .err()
+                .map(|denial| denial.reason);
+            assert_eq!(denied, expected, "{group}");
         }
+    }
+
+    #[test]
+    fn unknown_methods_follow_the_configuration() {
+        let unknown = || {
+            RequestFacts::new(Request::Method {
+                name: "brand.new".into(),
+                method: classify_method(Protocol::V4, "brand.new"),
+            })
+        };
+        assert!(decide(1, unknown()).is_ok());
+        assert_eq!(decide(2, unknown()), Err(Reason::ScopeMissing));
+        let strict = Policy {
+            unknown_methods: UnknownMethods::Deny,
+            ..policy()
+        };
+        let admin = strict
+            .credentials
+            .authenticate(KeyDigest([1; 32]), 0)
+            .unwrap();
+        let denial = strict.decide(&admin, unknown()).unwrap_err();
+        assert_eq!(denial.rule, "gateway.unknownMethods");
     }
 
     #[test]

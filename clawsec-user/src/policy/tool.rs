@@ -1,22 +1,22 @@
-//! Tool names and the lists that allow or deny them, read as the gateway reads them
-//! (`src/agents/tool-policy.ts` of clawdbot): trimmed, lower case, aliases, groups, wildcards,
-//! profiles; deny wins, and an empty allow list allows all.
+//! Tool names and the lists that allow or deny them, read as the gateways read them: trimmed, lower
+//! case, aliases, groups, wildcards, profiles; deny wins, and an empty allow list allows all.
+//!
+//! Which gateway stands behind is not known to a configuration, so that lists are read both ways:
+//! what either version would deny is denied. A version has a say in what is allowed only over the
+//! tools that it knows.
 
+use super::tool_catalog::Reading;
 use super::{Denial, Reason};
 
-/// A tool's canonical name.
+/// A tool's name: trimmed, lower case, without the aliases that both versions have.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ToolName(String);
 
 impl ToolName {
     /// `" Bash "` is `exec`.
     pub fn new(name: &str) -> Self {
-        let name = name.trim().to_lowercase();
-        Self(match name.as_str() {
-            "bash" => "exec".into(),
-            "apply-patch" => "apply_patch".into(),
-            _ => name,
-        })
+        let name = js_trim(name).to_lowercase();
+        Self(Reading::V3.canonical(&name).to_owned())
     }
 
     pub fn as_str(&self) -> &str {
@@ -24,49 +24,55 @@ impl ToolName {
     }
 }
 
-/// One entry of an allow or deny list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ToolSelector {
-    Name(ToolName),
-    /// `group:fs`; unknown groups match nothing, as in the gateway.
-    Group(String),
-    /// A name with `*` for any run of characters.
-    Wildcard(String),
+/// Trims as JavaScript's `trim` does, which knows other spaces than Rust's.
+pub fn js_trim(text: &str) -> &str {
+    let is_space = |c: char| {
+        matches!(
+            c,
+            '\t'..='\r' | ' ' | '\u{a0}' | '\u{1680}' | '\u{2000}'..='\u{200a}'
+                | '\u{2028}' | '\u{2029}' | '\u{202f}' | '\u{205f}' | '\u{3000}' | '\u{feff}'
+        )
+    };
+    text.trim_matches(is_space)
 }
+
+/// One entry of an allow or deny list, normalised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolSelector(String);
 
 impl ToolSelector {
     pub fn parse(text: &str) -> Self {
-        let name = ToolName::new(text);
-        if name.0.starts_with("group:") {
-            Self::Group(name.0)
-        } else if name.0.contains('*') {
-            Self::Wildcard(name.0)
-        } else {
-            Self::Name(name)
-        }
+        Self(js_trim(text).to_lowercase())
     }
 
     /// Whether a group of this name exists; other selectors always do.
     pub fn is_known(&self) -> bool {
-        match self {
-            Self::Group(group) => is_native(group) || group_members(group).is_some(),
-            _ => true,
-        }
+        !self.0.starts_with("group:")
+            || Reading::BOTH
+                .iter()
+                .any(|&reading| self.group(reading).is_some())
     }
 
-    fn matches(&self, tool: &ToolName) -> bool {
-        match self {
-            Self::Name(name) => name == tool,
-            Self::Wildcard(pattern) => wildcard_matches(pattern, &tool.0),
-            Self::Group(group) if is_native(group) => {
-                GROUPS
-                    .iter()
-                    .any(|(_, members)| members.contains(&tool.as_str()))
-                    || UNGROUPED_NATIVE.contains(&tool.as_str())
-            }
-            Self::Group(group) => {
-                group_members(group).is_some_and(|members| members.contains(&tool.as_str()))
-            }
+    fn group(&self, reading: Reading) -> Option<&'static [&'static str]> {
+        // The product's own group has the product's name, and meant the same under each of them.
+        let name = match (reading, self.0.as_str()) {
+            (Reading::V3, "group:moltbot" | "group:openclaw") => "group:clawdbot",
+            (Reading::V4, "group:moltbot" | "group:clawdbot") => "group:openclaw",
+            (_, name) => name,
+        };
+        reading.group(name)
+    }
+
+    /// Whether this entry names `tool`, which is canonical in this reading.
+    fn matches(&self, reading: Reading, tool: &str) -> bool {
+        if let Some(members) = self.group(reading) {
+            return members.contains(&tool);
+        }
+        let pattern = reading.canonical(&self.0);
+        if pattern.contains('*') {
+            wildcard_matches(pattern, tool)
+        } else {
+            pattern == tool
         }
     }
 }
@@ -74,8 +80,8 @@ impl ToolSelector {
 /// A profile, an allow list and a deny list, with the configuration path of each entry.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ToolRules {
-    /// The profile's selectors; `None` is `full`.
-    profile: Option<(Vec<ToolSelector>, String)>,
+    /// The profile's name and path; `None` is `full`.
+    profile: Option<(String, String)>,
     allow: Vec<(ToolSelector, String)>,
     deny: Vec<(ToolSelector, String)>,
 }
@@ -94,17 +100,17 @@ impl ToolRules {
             let entry = |(index, text): (usize, &String)| {
                 (ToolSelector::parse(text), format!("{path}.{key}[{index}]"))
             };
-            entries.iter().enumerate().map(entry).collect()
+            // The gateway leaves blank entries out.
+            let entries = entries.iter().enumerate().map(entry);
+            entries
+                .filter(|(selector, _)| !selector.0.is_empty())
+                .collect()
         };
         let profile = match profile {
             None | Some("full") => None,
             Some(name) => {
-                let selectors = profile_selectors(name)?;
-                let selectors = selectors
-                    .iter()
-                    .map(|text| ToolSelector::parse(text))
-                    .collect();
-                Some((selectors, format!("{path}.profile")))
+                Reading::V3.profile(name)?;
+                Some((name.to_owned(), format!("{path}.profile")))
             }
         };
         Some(Self {
@@ -114,25 +120,55 @@ impl ToolRules {
         })
     }
 
-    /// Whether the lists let `tool` through.
+    /// Whether the lists let `tool` through, whichever version reads them.
     pub fn judge(&self, tool: &ToolName) -> Result<(), Denial> {
-        if let Some((_, path)) = self
-            .deny
-            .iter()
-            .find(|(selector, _)| selector.matches(tool))
-        {
-            return Err(Denial::new(Reason::ToolDenied, path));
+        let readings = Reading::BOTH.map(|reading| (reading, reading.canonical(tool.as_str())));
+        for (reading, name) in readings {
+            self.judge_denied(reading, name)?;
         }
-        if let Some((selectors, path)) = &self.profile
-            && !selectors.iter().any(|selector| selector.matches(tool))
-        {
-            return Err(Denial::new(Reason::ToolDenied, path));
+        let knows = |(reading, name): &(Reading, &str)| reading.is_native(name);
+        if !readings.iter().any(knows) {
+            // A plugin's tool: no version has more to say about it than the other.
+            let [first, second] = readings.map(|(reading, name)| self.judge_allowed(reading, name));
+            return first.or(second);
         }
+        readings
+            .into_iter()
+            .filter(knows)
+            .try_for_each(|(reading, name)| self.judge_allowed(reading, name))
+    }
+
+    /// Whether one version would let `tool` through.
+    pub fn judge_by(&self, reading: Reading, tool: &ToolName) -> Result<(), Denial> {
+        let name = reading.canonical(tool.as_str());
+        self.judge_denied(reading, name)?;
+        self.judge_allowed(reading, name)
+    }
+
+    fn judge_denied(&self, reading: Reading, tool: &str) -> Result<(), Denial> {
+        match matching(&self.deny, reading, tool) {
+            Some(path) => Err(Denial::new(Reason::ToolDenied, path)),
+            None => Ok(()),
+        }
+    }
+
+    fn judge_allowed(&self, reading: Reading, tool: &str) -> Result<(), Denial> {
+        if let Some((profile, path)) = &self.profile {
+            let allowed = reading.profile(profile).unwrap_or_default();
+            let names = |name: &str| {
+                let selectors = allowed.iter().map(|text| ToolSelector::parse(text));
+                selectors
+                    .into_iter()
+                    .any(|selector| selector.matches(reading, name))
+            };
+            if !allowed.is_empty() && !names(tool) && !brings_patch(reading, tool, &names) {
+                return Err(Denial::new(Reason::ToolDenied, path));
+            }
+        }
+        let names = |name: &str| matching(&self.allow, reading, name).is_some();
         if let Some((_, path)) = self.allow.first()
-            && !self
-                .allow
-                .iter()
-                .any(|(selector, _)| selector.matches(tool))
+            && !names(tool)
+            && !brings_patch(reading, tool, &names)
         {
             let list = path
                 .rsplit_once('[')
@@ -145,9 +181,9 @@ impl ToolRules {
     /// Whether `tool` is named by the allow list: the sense of `security.sandbox.tools`, where
     /// an empty list names nothing.
     pub fn names(&self, tool: &ToolName) -> bool {
-        self.allow
-            .iter()
-            .any(|(selector, _)| selector.matches(tool))
+        Reading::BOTH.iter().any(|&reading| {
+            matching(&self.allow, reading, reading.canonical(tool.as_str())).is_some()
+        })
     }
 
     pub fn selectors(&self) -> impl Iterator<Item = (&ToolSelector, &str)> {
@@ -158,79 +194,56 @@ impl ToolRules {
     }
 }
 
-fn profile_selectors(name: &str) -> Option<&'static [&'static str]> {
-    Some(match name {
-        "minimal" => &["session_status"],
-        "coding" => &[
-            "group:fs",
-            "group:runtime",
-            "group:sessions",
-            "group:memory",
-            "image",
-        ],
-        "messaging" => &[
-            "group:messaging",
-            "sessions_list",
-            "sessions_history",
-            "sessions_send",
-            "session_status",
-        ],
-        _ => return None,
-    })
-}
-
-const GROUPS: &[(&str, &[&str])] = &[
-    ("group:memory", &["memory_search", "memory_get"]),
-    ("group:web", &["web_search", "web_fetch"]),
-    ("group:fs", &["read", "write", "edit", "apply_patch"]),
-    ("group:runtime", &["exec", "process"]),
-    (
-        "group:sessions",
-        &[
-            "sessions_list",
-            "sessions_history",
-            "sessions_send",
-            "sessions_spawn",
-            "session_status",
-        ],
-    ),
-    ("group:ui", &["browser", "canvas"]),
-    ("group:automation", &["cron", "gateway"]),
-    ("group:messaging", &["message"]),
-    ("group:nodes", &["nodes"]),
-];
-
-const UNGROUPED_NATIVE: &[&str] = &["agents_list", "image", "tts"];
-
-/// The product's own group holds every native tool, under each of its names.
-fn is_native(group: &str) -> bool {
-    matches!(group, "group:clawdbot" | "group:moltbot" | "group:openclaw")
-}
-
-fn group_members(group: &str) -> Option<&'static [&'static str]> {
-    GROUPS
+/// The path of the first entry that names `tool`.
+fn matching<'a>(
+    entries: &'a [(ToolSelector, String)],
+    reading: Reading,
+    tool: &str,
+) -> Option<&'a str> {
+    entries
         .iter()
-        .find(|(name, _)| *name == group)
-        .map(|(_, members)| *members)
+        .find(|(selector, _)| selector.matches(reading, tool))
+        .map(|(_, path)| path.as_str())
 }
 
-/// Matches `*` as any run of characters, in linear time over both strings.
+/// Both gateways allow `apply_patch` where another tool is allowed, though they differ in which.
+fn brings_patch(reading: Reading, tool: &str, names: &dyn Fn(&str) -> bool) -> bool {
+    tool == "apply_patch" && names(reading.allows_apply_patch())
+}
+
+/// Matches `*` as any run of characters but line ends, as `.*` in the gateways' own expressions.
+/// Linear in both texts but for the last `*`, which moves on after a mismatch.
 fn wildcard_matches(pattern: &str, text: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else {
-        return false;
-    };
-    let mut parts = parts.peekable();
-    while let Some(part) = parts.next() {
-        if parts.peek().is_none() {
-            return rest.ends_with(part);
-        }
-        match rest.split_once(part) {
-            Some((_, after)) => rest = after,
-            None => return false,
+    if pattern == "*" {
+        return true;
+    }
+    let pattern: Vec<char> = pattern.chars().collect();
+    let text: Vec<char> = text.chars().collect();
+    let (mut at, mut seen) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while let Some(&c) = text.get(seen) {
+        match (pattern.get(at), star) {
+            (Some('*'), _) => {
+                star = Some((at, seen));
+                at += 1;
+            }
+            (Some(&p), _) if p == c => {
+                at += 1;
+                seen += 1;
+            }
+            (_, Some((star_at, from))) => {
+                let skipped = text.get(from).copied().unwrap_or_default();
+                if matches!(skipped, '\n' | '\r' | '\u{2028}' | '\u{2029}') {
+                    return false;
+                }
+                star = Some((star_at, from + 1));
+                at = star_at + 1;
+                seen = from + 1;
+            }
+            (_, None) => return false,
         }
     }
-    rest.is_empty()
+    pattern.iter().skip(at).all(|&p| p == '*')
 }
 
 #[cfg(test)]

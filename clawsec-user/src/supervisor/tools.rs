@@ -49,7 +49,9 @@ fn judge(state: &State, call: &ToolCall) -> Result<Permit, Denial> {
     let mut facts = RequestFacts::new(Request::Tool(ToolName::new(&call.tool)));
     facts.agent.clone_from(&call.agent);
     if let Some(session) = &call.session {
-        facts.name_session(session);
+        facts
+            .name_session(session)
+            .map_err(|_two_readings| Denial::new(Reason::RequestMalformed, "session"))?;
     }
     let permit = policy.decide(&principal, facts)?;
     if !permit.is_sandboxed() {

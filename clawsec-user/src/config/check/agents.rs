@@ -5,18 +5,51 @@ use super::super::reader::{Field, Section};
 use crate::policy::{Agent, PrincipalSpec};
 
 /// Reads the agents and binds the tokens they list to them.
-pub(super) fn read(section: &mut Section<'_, '_>, principals: &mut [PrincipalSpec]) -> Vec<Agent> {
+pub(super) fn read(section: &mut Section<'_, '_>, principals: &mut [PrincipalSpec]) -> Agents {
     let mut agents: Vec<Agent> = Vec::new();
+    let mut default: Option<String> = None;
     let read = section.at("list").list(|field| {
         let known = |id: &str| agents.iter().any(|agent| agent.id.eq_ignore_ascii_case(id));
-        let agent = field.object(|entry| agent(entry, &known, principals))??;
+        let agent = field.object(|entry| {
+            let is_default = entry.at("default").boolean() == Some(true);
+            let agent = agent(entry, &known, principals)?;
+            if is_default {
+                match &default {
+                    None => default = Some(agent.id.clone()),
+                    Some(first) => entry
+                        .at("default")
+                        .problem(format!("{first:?} is the default agent already")),
+                }
+            }
+            Some(agent)
+        })??;
         agents.push(agent);
         Some(())
     });
+    let default = default.unwrap_or_else(|| "main".to_owned());
     if read.is_some() {
-        warn_of_strangers(section, &agents, principals);
+        warn_of_strangers(section, &agents, &default, principals);
     }
-    agents
+    Agents {
+        list: agents,
+        default,
+    }
+}
+
+/// What `agents` says.
+pub(super) struct Agents {
+    pub(super) list: Vec<Agent>,
+    /// The one that requests go to where none is named.
+    pub(super) default: String,
+}
+
+impl Default for Agents {
+    fn default() -> Self {
+        Self {
+            list: Vec::new(),
+            default: "main".to_owned(),
+        }
+    }
 }
 
 fn agent(
@@ -87,6 +120,7 @@ fn bind(
 fn warn_of_strangers(
     section: &mut Section<'_, '_>,
     agents: &[Agent],
+    default: &str,
     principals: &[PrincipalSpec],
 ) {
     for spec in principals {
@@ -94,7 +128,7 @@ fn warn_of_strangers(
             let known = agents
                 .iter()
                 .any(|agent| agent.id.eq_ignore_ascii_case(name));
-            if !known && !name.eq_ignore_ascii_case("main") {
+            if !known && !name.eq_ignore_ascii_case(default) {
                 let message = format!("there is no agent {name:?} in `agents.list`");
                 section
                     .report

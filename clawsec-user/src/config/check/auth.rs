@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 
 use super::super::reader::{Field, Place, Section};
 use super::super::redact::Change;
-use crate::policy::{KeyDigest, PrincipalSpec, Scope, ToolRules, UnixSeconds, UserId};
+use crate::policy::{GroupId, KeyDigest, PrincipalSpec, Scope, ToolRules, UnixSeconds, UserId};
 
 pub(super) fn read(section: &mut Section<'_, '_>) -> Vec<PrincipalSpec> {
     let kind = section
@@ -87,6 +87,7 @@ fn plain(field: Field<'_, '_>) -> Option<Placed> {
         path,
         scopes: vec![Scope::Admin],
         user: None,
+        groups: None,
         agents: None,
         tools: ToolRules::default(),
         not_before: None,
@@ -112,7 +113,13 @@ fn detailed(section: &mut Section<'_, '_>) -> Option<Placed> {
     let key = key(section.at("token").required("the token, as a text"));
     let key = key.map(|(digest, place)| (digest, place.offset()));
     let user = section.at("user").text().map(UserId::new);
-    section.at("groups").unavailable();
+    let groups = section.at("groups").texts();
+    if groups.as_ref().is_some_and(Vec::is_empty) {
+        section
+            .at("groups")
+            .warn("an empty list lets this token name no group at all");
+    }
+    let groups = groups.map(|names| names.iter().map(|name| GroupId::new(name)).collect());
     let agents = section.at("agents").texts();
     if agents.as_ref().is_some_and(Vec::is_empty) {
         section
@@ -147,6 +154,7 @@ fn detailed(section: &mut Section<'_, '_>) -> Option<Placed> {
         path,
         scopes: scopes.unwrap_or_else(|| vec![Scope::Read, Scope::Write]),
         user,
+        groups,
         agents,
         tools,
         not_before,

@@ -3,9 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use super::super::model::{GatewayConfig, Listen, Secret, TlsConfig, TlsVersion, Upstream};
+use super::super::model::{
+    GatewayConfig, Listen, Secret, TlsConfig, TlsVersion, Upstream, UpstreamAuth,
+};
 use super::super::reader::{Field, Section};
 use super::super::redact::Change;
+use crate::policy::UnknownMethods;
 
 pub(super) fn read(section: &mut Section<'_, '_>) -> GatewayConfig {
     section.at("ui").unavailable();
@@ -55,12 +58,27 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> GatewayConfig {
             .at("upstream")
             .problem("this is where clawsec itself listens");
     }
+    let upstream_auth = section
+        .at("upstreamAuth")
+        .choice(&[
+            ("token", UpstreamAuth::Token),
+            ("trustedProxy", UpstreamAuth::TrustedProxy),
+        ])
+        .unwrap_or_default();
     GatewayConfig {
         listen: distinct(section, listen),
         upstream,
-        upstream_token: upstream_token(section),
+        upstream_token: upstream_token(section, upstream_auth),
+        upstream_auth,
         hosts: section.at("hosts").list(host).unwrap_or_default(),
         origins: section.at("origins").list(origin).unwrap_or_default(),
+        unknown_methods: section
+            .at("unknownMethods")
+            .choice(&[
+                ("admin", UnknownMethods::Admin),
+                ("deny", UnknownMethods::Deny),
+            ])
+            .unwrap_or_default(),
         tls: tls.flatten(),
         admin_socket: section.at("admin").section(|admin| {
             admin.at("metrics").unavailable();
@@ -199,8 +217,14 @@ fn parse_authority(text: &str) -> Option<Upstream> {
     Some(Upstream { host, port })
 }
 
-fn upstream_token(section: &mut Section<'_, '_>) -> Option<Secret> {
+fn upstream_token(section: &mut Section<'_, '_>, auth: UpstreamAuth) -> Option<Secret> {
     let field = section.at("upstreamToken");
+    if auth == UpstreamAuth::TrustedProxy {
+        if field.is_present() {
+            field.problem("the gateway takes no token with `upstreamAuth: \"trustedProxy\"`");
+        }
+        return None;
+    }
     if !field.is_present() {
         field.warn("left out: clawsec has no credential of its own for the gateway behind it");
         return None;

@@ -15,10 +15,10 @@ use crate::event::{EventKind, Outcome};
 use crate::gateway::shared::Deadlines;
 use crate::ipc::{TlsMaterial, ToGateway, ToSupervisor};
 
-struct Answer {
-    status: u16,
+pub(super) struct Answer {
+    pub(super) status: u16,
     head: String,
-    body: String,
+    pub(super) body: String,
 }
 
 impl Answer {
@@ -51,7 +51,7 @@ async fn raw(rig: &Rig, request: &str) -> Answer {
 }
 
 /// A request that asks for the connection to close.
-async fn ask(rig: &Rig, line: &str, headers: &[&str], body: &str) -> Answer {
+pub(super) async fn ask(rig: &Rig, line: &str, headers: &[&str], body: &str) -> Answer {
     let mut request = format!(
         "{line} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n",
         rig.address
@@ -68,7 +68,7 @@ async fn ask(rig: &Rig, line: &str, headers: &[&str], body: &str) -> Answer {
     raw(rig, &request).await
 }
 
-fn bearer(key: &str) -> String {
+pub(super) fn bearer(key: &str) -> String {
     format!("Authorization: Bearer {key}")
 }
 

@@ -3,6 +3,7 @@
 
 mod fake_upstream;
 mod http;
+mod routes;
 mod timed;
 mod websocket;
 
@@ -23,7 +24,7 @@ use super::serve::{self, GatewayError};
 use super::shared::Deadlines;
 use crate::config::{
     AuditConfig, AuditOnFailure, Config, Fsync, GatewayConfig, KernelConfig, OnExit, SandboxConfig,
-    SandboxNetwork, SandboxProvider, TlsConfig, TlsVersion, Upstream, XdpMode,
+    SandboxNetwork, SandboxProvider, TlsConfig, TlsVersion, Upstream, UpstreamAuth, XdpMode,
 };
 use crate::event::{Event, Outcome};
 use crate::ipc::{
@@ -31,11 +32,13 @@ use crate::ipc::{
 };
 use crate::policy::{
     AddressPolicy, AddressRule, Credentials, PacketPolicy, People, Policy, PrefixRule,
-    PrincipalSpec, RequestLimit, Scope, ToolRules, UserId,
+    PrincipalSpec, RequestLimit, Scope, ToolRules, UnknownMethods, UserId,
 };
 
 pub(super) const ADMIN_KEY: &str = "admin-key-0123456789";
 pub(super) const READ_KEY: &str = "read-key-0123456789ab";
+/// Writes, and is bound to the agent `work`.
+pub(super) const WORK_KEY: &str = "work-key-0123456789ab";
 pub(super) const UPSTREAM_TOKEN: &str = "upstream-token-0123456789";
 
 /// What a test changes about the policy.
@@ -77,7 +80,11 @@ impl Rules {
             path: "test".into(),
             tls: self.tls.clone(),
             upstream_token: Some(UPSTREAM_TOKEN.into()),
-            device_seeds: BTreeMap::from([("admin".into(), [1; 32]), ("reader".into(), [2; 32])]),
+            device_seeds: BTreeMap::from([
+                ("admin".into(), [1; 32]),
+                ("reader".into(), [2; 32]),
+                ("work".into(), [3; 32]),
+            ]),
         }
     }
 }
@@ -96,16 +103,22 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
         .parse()
         .map_err(|_invalid| format!("no prefix: {allowed}"))?;
     let spec = |key: &String| PrincipalSpec {
-        id: if key == ADMIN_KEY { "admin" } else { "reader" }.into(),
+        id: match key.as_str() {
+            ADMIN_KEY => "admin",
+            WORK_KEY => "work",
+            _ => "reader",
+        }
+        .into(),
         digest: Presented::new(key).digest(),
         path: format!("security.auth.tokens.{key:.4}"),
-        scopes: vec![if key == ADMIN_KEY {
-            Scope::Admin
-        } else {
-            Scope::Read
+        scopes: vec![match key.as_str() {
+            ADMIN_KEY => Scope::Admin,
+            WORK_KEY => Scope::Write,
+            _ => Scope::Read,
         }],
         user: None,
-        agents: None,
+        groups: None,
+        agents: (key == WORK_KEY).then(|| vec!["work".to_owned()]),
         tools: ToolRules::default(),
         not_before: None,
         not_after: None,
@@ -123,8 +136,10 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
                 port: u16::try_from(rules["port"].as_u64().unwrap_or(0)).unwrap_or(0),
             },
             upstream_token: None,
+            upstream_auth: UpstreamAuth::Token,
             hosts: list("hosts"),
             origins: Vec::new(),
+            unknown_methods: UnknownMethods::Admin,
             tls: (rules["tls"] == true).then(|| TlsConfig {
                 cert: PathBuf::new(),
                 key: PathBuf::new(),
@@ -147,6 +162,8 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
             tools: tools("tools", &[], &["browser"])?,
             sandboxed: tools("security.sandbox.tools", &["exec", "process"], &[])?,
             agents: Vec::new(),
+            default_agent: "main".into(),
+            unknown_methods: UnknownMethods::Admin,
             limit: RequestLimit {
                 enabled: true,
                 requests: u32::try_from(rules["requests"].as_u64().unwrap_or(0)).unwrap_or(0),

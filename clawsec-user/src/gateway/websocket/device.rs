@@ -4,8 +4,8 @@
 //! signature covers the token, so a client's cannot be passed on with another token: clawsec ends
 //! it here and signs anew with a key of its own for each principal.
 
-use aws_lc_rs::digest;
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
+use aws_lc_rs::{digest, hmac};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
@@ -73,7 +73,7 @@ pub(super) fn verify(connect: &Connect, device: &Value, nonce: &str) -> Result<(
         .ok_or("device signature invalid")
 }
 
-/// clawsec's own device for one principal.
+/// clawsec's own device for one principal's clients of one kind.
 pub(super) struct OwnDevice {
     key: Ed25519KeyPair,
     id: String,
@@ -81,10 +81,27 @@ pub(super) struct OwnDevice {
 
 impl OwnDevice {
     /// `None` only for a seed of another length than Ed25519's.
-    pub(super) fn from_seed(seed: &[u8; 32]) -> Option<Self> {
+    fn from_seed(seed: &[u8; 32]) -> Option<Self> {
         let key = Ed25519KeyPair::from_seed_unchecked(seed).ok()?;
         let id = device_id(key.public_key().as_ref());
         Some(Self { key, id })
+    }
+
+    /// The device of a principal for the kind of client that `connect` is of. The gateway pins a
+    /// device to its role, its program and its platform, and a principal may have several.
+    pub(super) fn of_client(principal: &[u8; 32], connect: &Connect) -> Option<Self> {
+        let kind = [
+            connect.role.as_str(),
+            connect.client_text("id"),
+            connect.client_text("mode"),
+            connect.client_text("platform"),
+            connect.client_text("deviceFamily"),
+        ];
+        // Lengths keep two kinds apart whose texts would join to one.
+        let kind = kind.map(|text| format!("{}:{}", text.len(), text.to_lowercase()));
+        let key = hmac::Key::new(hmac::HMAC_SHA256, principal);
+        let tag = hmac::sign(&key, kind.join("|").as_bytes());
+        Self::from_seed(tag.as_ref().first_chunk()?)
     }
 
     /// The `device` member of clawsec's own `connect`, with the v2 text that every version takes.
@@ -238,6 +255,35 @@ mod tests {
         for (name, device, expected) in rows {
             assert_eq!(verify(&connect("k"), &device, "n"), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn each_kind_of_client_has_a_device_of_its_own_that_stays() {
+        let with = |client: Value, role: Role| {
+            let mut connect = connect("k");
+            connect.params.insert("client".into(), client);
+            connect.role = role;
+            OwnDevice::of_client(&[7; 32], &connect).unwrap().id
+        };
+        let cli = json!({"id": "cli", "mode": "cli", "platform": "linux"});
+        let id = with(cli.clone(), Role::Operator);
+        assert_eq!(id, with(cli.clone(), Role::Operator));
+        let others = [
+            with(cli, Role::Node),
+            with(
+                json!({"id": "cli", "mode": "cli", "platform": "darwin"}),
+                Role::Operator,
+            ),
+            with(
+                json!({"id": "webchat", "mode": "webchat", "platform": "linux"}),
+                Role::Operator,
+            ),
+            with(
+                json!({"id": "cli", "mode": "cli", "platform": "linux", "deviceFamily": "x"}),
+                Role::Operator,
+            ),
+        ];
+        assert!(others.iter().all(|other| *other != id));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The upstream's half of the handshake: clawsec's own `connect`, with its own device and token.
 //!
-//! Invariant: nothing of the client reaches the upstream before it answered 101 and `hello-ok`;
-//! no forwarded header, no `Origin`, no extension is ever offered.
+//! Invariant: nothing of the client reaches the upstream before it answered 101 and `hello-ok`; no
+//! forwarded header of a client's, no `Origin`, no extension is ever offered.
+
+use std::net::IpAddr;
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
@@ -22,11 +24,12 @@ use tokio::io::ReadHalf;
 use super::device::OwnDevice;
 use super::frames::{self, CloseFrame, Message, Outbox, Reader, Stream};
 use super::handshake::{Connect, Failure};
+use crate::gateway::isolate;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::shared::Gateway;
 use crate::gateway::snapshot::Snapshot;
 use crate::gateway::upstream;
-use crate::policy::{Principal, Reason};
+use crate::policy::{Principal, Protocol, Reason};
 
 /// What the upstream may send in one frame: its own limit of 25 MiB with room to grow.
 const UPSTREAM_FRAME_BYTES: usize = 64 * 1024 * 1024;
@@ -37,6 +40,15 @@ pub(super) struct Dialled {
     pub(super) outbox: Outbox,
     /// The `hello-ok`, ready for the client.
     pub(super) hello: String,
+    pub(super) terms: Terms,
+}
+
+/// What the upstream said of itself.
+#[derive(Debug, Clone)]
+pub(in crate::gateway) struct Terms {
+    pub(super) protocol: Protocol,
+    /// The agent that requests go to where none is named.
+    pub(super) default_agent: Option<String>,
 }
 
 /// Dials the upstream and connects as clawsec, for this principal.
@@ -45,6 +57,7 @@ pub(super) async fn dial(
     snapshot: &Snapshot,
     connect: &Connect,
     principal: &Principal,
+    source: IpAddr,
 ) -> Result<Dialled, Failure> {
     let failed = |detail: &str| {
         Failure::unavailable(&connect.id, Reason::UpstreamUnreachable, detail.to_owned())
@@ -53,9 +66,12 @@ pub(super) async fn dial(
         .device_seeds
         .get(principal.id())
         .ok_or_else(|| failed("no device key for this principal"))?;
-    let device = OwnDevice::from_seed(seed).ok_or_else(|| failed("the device key is unusable"))?;
+    let device =
+        OwnDevice::of_client(seed, connect).ok_or_else(|| failed("the device key is unusable"))?;
     let dialling = async {
-        let socket = open(gateway, snapshot).await.map_err(|why| failed(&why))?;
+        let socket = open(gateway, snapshot, principal, source)
+            .await
+            .map_err(|why| failed(&why))?;
         let (mut reader, outbox) = frames::split(
             socket,
             Side::Client,
@@ -69,11 +85,17 @@ pub(super) async fn dial(
             .text(request)
             .await
             .map_err(|_gone| failed("the upstream closed during the handshake"))?;
-        let hello = hello(&mut reader, &outbox, connect).await?;
+        let mut hello = hello(&mut reader, &outbox, connect).await?;
+        let terms = Terms::of(&hello);
+        strip(&mut hello);
+        if let Some(bound) = principal.agents() {
+            isolate::hello(&mut hello, bound, terms.default_agent.as_deref());
+        }
         Ok(Dialled {
             reader,
             outbox,
-            hello,
+            hello: hello.to_string(),
+            terms,
         })
     };
     tokio::time::timeout(gateway.deadlines.handshake, dialling)
@@ -87,7 +109,12 @@ pub(super) async fn dial(
         })
 }
 
-async fn open(gateway: &Gateway, snapshot: &Snapshot) -> Result<WebSocket<Stream>, String> {
+async fn open(
+    gateway: &Gateway,
+    snapshot: &Snapshot,
+    principal: &Principal,
+    source: IpAddr,
+) -> Result<WebSocket<Stream>, String> {
     let config = &snapshot.config.gateway;
     let why = |refusal: Refusal| refusal.detail.unwrap_or_default();
     let host = upstream::host_header(&config.upstream).map_err(why)?;
@@ -103,7 +130,7 @@ async fn open(gateway: &Gateway, snapshot: &Snapshot) -> Result<WebSocket<Stream
         }
     });
     let key = fastwebsockets::handshake::generate_key();
-    let request = Request::get("/")
+    let mut request = Request::get("/")
         .header(HOST, host)
         .header(USER_AGENT, concat!("clawsec/", env!("CARGO_PKG_VERSION")))
         .header(UPGRADE, "websocket")
@@ -112,6 +139,12 @@ async fn open(gateway: &Gateway, snapshot: &Snapshot) -> Result<WebSocket<Stream
         .header(SEC_WEBSOCKET_KEY, key.as_str())
         .body(Empty::<Bytes>::new())
         .map_err(|error| error.to_string())?;
+    upstream::vouch(
+        request.headers_mut(),
+        config.upstream_auth,
+        principal.id(),
+        source,
+    );
     let mut response = sender
         .send_request(request)
         .await
@@ -196,12 +229,34 @@ fn own_connect(
     json!({"type": "req", "id": connect.id, "method": "connect", "params": params}).to_string()
 }
 
-/// Waits for the answer to `connect` and prepares it for the client.
+impl Terms {
+    fn of(hello: &Value) -> Self {
+        let number = hello.pointer("/payload/protocol").and_then(Value::as_u64);
+        let default = hello.pointer("/payload/snapshot/sessionDefaults/defaultAgentId");
+        Self {
+            protocol: Protocol::from_number(number.unwrap_or(u64::MAX)),
+            default_agent: default.and_then(Value::as_str).map(str::to_owned),
+        }
+    }
+}
+
+/// Removes what is clawsec's: a token of its device would let the holder in without clawsec's
+/// key, and what recovers such a token is as good as one.
+fn strip(hello: &mut Value) {
+    let auth = hello.pointer_mut("/payload/auth");
+    if let Some(auth) = auth.and_then(Value::as_object_mut) {
+        auth.retain(|key, _| AUTH_FOR_CLIENTS.contains(&key.as_str()));
+    }
+}
+
+const AUTH_FOR_CLIENTS: [&str; 4] = ["method", "role", "scopes", "issuedAtMs"];
+
+/// Waits for the answer to `connect`.
 async fn hello(
     reader: &mut Reader<ReadHalf<Stream>>,
     outbox: &Outbox,
     connect: &Connect,
-) -> Result<String, Failure> {
+) -> Result<Value, Failure> {
     let failed = |detail: &str| {
         Failure::unavailable(&connect.id, Reason::UpstreamUnreachable, detail.to_owned())
     };
@@ -220,7 +275,7 @@ async fn hello(
                 return Err(failed("the upstream closed during the handshake"));
             }
         };
-        let mut frame: Value = serde_json::from_slice(&text)
+        let frame: Value = serde_json::from_slice(&text)
             .map_err(|_not_json| failed("the upstream's answer is not JSON"))?;
         if frame.get("type").and_then(Value::as_str) != Some("res")
             || frame.get("id").and_then(Value::as_str) != Some(&connect.id)
@@ -228,14 +283,7 @@ async fn hello(
             continue;
         }
         if frame.get("ok").and_then(Value::as_bool) == Some(true) {
-            // A device token of clawsec's device would let its holder in without clawsec's key.
-            if let Some(auth) = frame
-                .pointer_mut("/payload/auth")
-                .and_then(Value::as_object_mut)
-            {
-                auth.remove("deviceToken");
-            }
-            return Ok(frame.to_string());
+            return Ok(frame);
         }
         let message = frame
             .pointer("/error/message")

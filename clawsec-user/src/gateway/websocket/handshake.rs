@@ -28,7 +28,7 @@ pub(super) struct Connect {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
+pub(in crate::gateway) enum Role {
     Operator,
     Node,
 }
@@ -176,10 +176,15 @@ impl Connect {
         if self.role == Role::Node {
             return Vec::new();
         }
+        // What a scope brings with it is the gateway's to know, but that writing reads.
         let own = || {
+            let held = |scope: &Scope| {
+                principal.scopes().contains(scope)
+                    || (*scope == Scope::Read && principal.has_scope(Scope::Write))
+            };
             Scope::ALL
                 .into_iter()
-                .filter(|scope| principal.has_scope(*scope))
+                .filter(held)
                 .map(|scope| scope.as_str().to_owned())
                 .collect::<Vec<_>>()
         };

@@ -5,21 +5,22 @@
 
 use serde_json::{Value, json};
 
+use super::Session;
 use super::handshake::{Role, error_frame};
 use crate::event::{EventKind, ToolFact};
-use crate::gateway::facts::{name_agent, name_peer, name_session};
+use crate::gateway::facts::{name_all, name_deeply, strings};
 use crate::gateway::json;
 use crate::gateway::limits;
 use crate::gateway::record::Exchange;
 use crate::policy::{
-    Denial, Method, MethodClass, Permit, Principal, Reason, Request, RequestFacts, Scope, ToolName,
-    UserId, classify_method,
+    Denial, Method, MethodClass, Permit, Reason, Request, RequestFacts, Scope, ToolName,
+    classify_method,
 };
 
 /// What becomes of a frame.
 #[derive(Debug)]
 pub(super) enum Ruling {
-    Forward(Permit),
+    Forward(Box<Permit>),
     /// Denied; the connection stays usable.
     Answer(String),
     /// Not a frame of this protocol: the connection ends.
@@ -27,12 +28,7 @@ pub(super) enum Ruling {
 }
 
 /// Judges one text frame, and records what was decided.
-pub(super) fn judge(
-    exchange: &mut Exchange,
-    principal: &Principal,
-    role: Role,
-    frame: &[u8],
-) -> Ruling {
+pub(super) fn judge(exchange: &mut Exchange, session: &Session, frame: &[u8]) -> Ruling {
     let frame = match json::parse(frame) {
         Ok(frame) => frame,
         Err(error) => {
@@ -47,7 +43,7 @@ pub(super) fn judge(
         return Ruling::Close("invalid request frame");
     };
     exchange.note.detail = Some(method.to_owned());
-    let class = classify_method(method);
+    let class = classify_method(session.terms.protocol, method);
     exchange.note.kind = kind(class.class);
     // A node answers what the gateway asked of it; that is not a request of its own.
     if class.class != MethodClass::Node
@@ -66,10 +62,10 @@ pub(super) fn judge(
         ));
     }
     let params = frame.get("params").unwrap_or(&Value::Null);
-    match decide(exchange, principal, role, method, class, params) {
+    match decide(exchange, session, method, class, params) {
         Ok(permit) => {
             exchange.allowed(permit.rule());
-            Ruling::Forward(permit)
+            Ruling::Forward(Box::new(permit))
         }
         Err(denied) => {
             exchange.denied(&denied.denial);
@@ -98,18 +94,22 @@ impl Denied {
 
 fn decide(
     exchange: &mut Exchange,
-    principal: &Principal,
-    role: Role,
+    session: &Session,
     method: &str,
     class: Method,
     params: &Value,
 ) -> Result<Permit, Denied> {
+    let Session {
+        principal,
+        role,
+        terms,
+    } = session;
     let path = principal.path();
     if method == "connect" {
         let message = "connect is only valid as the first request";
         return Err(Denied::new(Reason::HandshakeInvalid, path, message));
     }
-    if (class.class == MethodClass::Node) != (role == Role::Node) {
+    if (class.class == MethodClass::Node) != (*role == Role::Node) {
         let message = format!("unauthorized role: {}", role.as_str());
         return Err(Denied::new(Reason::MethodNotAllowed, path, message));
     }
@@ -120,22 +120,27 @@ fn decide(
             format!("invalid {method} params: {why}"),
         )
     };
-    // A node's methods have no operator scope; the role itself was tied to administrators.
-    let scope = class.scope.or(Some(Scope::Admin));
-    let asks = Request::Method {
+    let scope = class.scope;
+    let mut facts = RequestFacts::new(Request::Method {
         name: method.to_owned(),
-        class: class.class,
-        scope,
-    };
-    let mut facts = RequestFacts::new(asks);
+        method: class,
+    });
+    facts.default_agent.clone_from(&terms.default_agent);
     name_all(&mut facts, params).map_err(malformed)?;
-    for key in strings(params, "keys") {
-        let mut other = RequestFacts::new(facts.request.clone());
-        name_session(&mut other, key).map_err(malformed)?;
-        let also = exchange
-            .decide(principal, other)
-            .map_err(|denial| told(denial, scope))?;
-        drop(also);
+    if method.starts_with("session") {
+        if let Some(key) = json::text(params, "key") {
+            facts.name_session(key).map_err(malformed)?;
+        }
+        for key in strings(params, "keys") {
+            facts.name_other_session(key).map_err(malformed)?;
+        }
+        // Each of these names is the request's own: the default agent is not meant beside them.
+        if params.get("keys").is_some() && facts.agent.is_none() {
+            facts.agent = facts.also_agents.first().cloned();
+        }
+    }
+    if principal.agents().is_some() {
+        name_deeply(&mut facts, params).map_err(malformed)?;
     }
     let tool = tool(method, params).map_err(malformed)?;
     let permit = exchange
@@ -182,42 +187,10 @@ fn told(denial: Denial, scope: Option<Scope>) -> Denied {
     Denied { denial, message }
 }
 
-/// Every field of the protocol's methods that names somebody.
-pub(super) fn name_all(facts: &mut RequestFacts, params: &Value) -> Result<(), &'static str> {
-    for key in ["agentId"] {
-        if let Some(agent) = json::text(params, key) {
-            name_agent(facts, agent)?;
-        }
-    }
-    for key in ["sessionKey", "key"] {
-        if let Some(session) = json::text(params, key) {
-            name_session(facts, session)?;
-        }
-    }
-    for key in ["to", "originatingTo", "groupId"] {
-        if let Some(peer) = json::text(params, key) {
-            if key == "groupId" {
-                facts.groups.push(crate::policy::GroupId::new(peer));
-            } else {
-                name_peer(facts, peer);
-            }
-        }
-    }
-    if let Some(user) = json::text(params, "user") {
-        facts.users.push(UserId::new(user));
-    }
-    Ok(())
-}
-
-fn strings<'a>(params: &'a Value, key: &str) -> impl Iterator<Item = &'a str> {
-    let list = params.get(key).and_then(Value::as_array);
-    list.into_iter().flatten().filter_map(Value::as_str)
-}
-
 /// The tool that a method runs, by the name the tool lists know.
 pub(super) fn tool<'a>(method: &str, params: &'a Value) -> Result<Option<&'a str>, &'static str> {
     match method {
-        "tools.invoke" | "mcp.app.callTool" => {
+        "tools.invoke" | "mcp.app.callTool" | "talk.client.toolCall" => {
             let keys = ["name", "tool", "toolName"];
             let mut named = keys.iter().filter_map(|key| params.get(*key));
             match (named.next(), named.next()) {
@@ -229,17 +202,35 @@ pub(super) fn tool<'a>(method: &str, params: &'a Value) -> Result<Option<&'a str
                 (None, _) => Err("no tool is named"),
             }
         }
-        // A node's `system.run` is what `exec` becomes there, whoever asks for it.
         "node.invoke" => match json::text(params, "command") {
-            Some(command) if command.to_lowercase().starts_with("system.run") => Ok(Some("exec")),
-            Some(command) if command.to_lowercase().starts_with("browser") => Ok(Some("browser")),
-            Some(_) => Ok(Some("nodes")),
+            Some(command) => Ok(Some(node_command(command))),
             None => Err("no command is named"),
         },
+        "node.pending.enqueue" => Ok(Some("nodes")),
         "browser.request" => Ok(Some("browser")),
-        // A terminal on the gateway's host is `exec` with a keyboard.
+        "computer.invoke" => Ok(Some("computer")),
+        // A terminal or a process on the gateway's side is `exec` with a keyboard.
+        "sessions.catalog.startTerminal" | "environments.session.exec" | "attach.grant" => {
+            Ok(Some("exec"))
+        }
         _ if method.starts_with("terminal.") => Ok(Some("exec")),
+        _ if method.starts_with("desktop.") || method.starts_with("worker.desktop.") => {
+            Ok(Some("computer"))
+        }
         _ => Ok(None),
+    }
+}
+
+/// A node's `system.run` is what `exec` becomes there, whoever asks for it.
+fn node_command(command: &str) -> &'static str {
+    let command = command.to_lowercase();
+    let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| command.starts_with(prefix));
+    if begins(&["system.run", "terminal.", "agent.cli.", "worker."]) {
+        "exec"
+    } else if begins(&["browser"]) {
+        "browser"
+    } else {
+        "nodes"
     }
 }
 
@@ -247,7 +238,8 @@ fn kind(class: MethodClass) -> EventKind {
     match class {
         MethodClass::Tool => EventKind::Tool,
         MethodClass::Config => EventKind::Config,
-        MethodClass::Read | MethodClass::Message | MethodClass::Manage | MethodClass::Node => {
+        MethodClass::Auth => EventKind::Auth,
+        MethodClass::Read | MethodClass::Message | MethodClass::Admin | MethodClass::Node => {
             EventKind::Message
         }
     }

@@ -19,8 +19,9 @@ use http_body_util::BodyExt as _;
 use hyper::Response;
 use hyper::header::{HeaderMap, HeaderValue, ORIGIN};
 
+use self::dial::Terms;
 use self::frames::{CloseFrame, Message, Outbox};
-use self::handshake::{Connect, Failure};
+use self::handshake::{Connect, Failure, Role};
 use self::relay::End;
 use super::auth;
 use super::body::{Body, REQUEST_ID};
@@ -37,6 +38,14 @@ use crate::policy::{Denial, Principal, Reason};
 const CONNECT_BYTES: usize = 64 * 1024;
 /// What policy reads whole, as large as the gateway's own limit.
 const CLIENT_MESSAGE_BYTES: usize = 25 * 1024 * 1024;
+
+/// Who is at the client's end of an open WebSocket, and what is at the other.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) principal: Principal,
+    pub(super) role: Role,
+    pub(super) terms: Terms,
+}
 
 /// Answers an upgrade request with 101 and goes on in a task of its own.
 pub(super) fn accept(exchange: &mut Exchange, counted: Counted) -> Result<Response<Body>, Refusal> {
@@ -122,7 +131,14 @@ async fn session(
     };
     let dialled = match greeted {
         Ok((connect, principal)) => {
-            let dialled = dial::dial(&gateway, &exchange.snapshot, &connect, &principal).await;
+            let dialled = dial::dial(
+                &gateway,
+                &exchange.snapshot,
+                &connect,
+                &principal,
+                connection.peer.ip,
+            )
+            .await;
             dialled.map(|dialled| (dialled, connect.role, principal))
         }
         Err(failure) => Err(failure),
@@ -137,12 +153,18 @@ async fn session(
     }
     reader.set_limit(CLIENT_MESSAGE_BYTES);
 
+    let session = Session {
+        principal,
+        role,
+        terms: upstream.terms,
+    };
     let client = relay::Side { reader, outbox };
     let upstream = relay::Side {
         reader: upstream.reader,
         outbox: upstream.outbox,
     };
-    let end = relay::relay(&connection, &principal, role, client, upstream).await;
+    let end = relay::relay(&connection, &session, client, upstream).await;
+    let principal = &session.principal;
     exchange.note.action = "close";
     exchange.note.detail = None;
     match end {

@@ -7,8 +7,9 @@ use serde_json::Value;
 use super::frames::{Message, Reader};
 use super::handshake::Connect;
 use super::judge;
+use crate::gateway::facts::{name_all, name_deeply};
 use crate::gateway::json;
-use crate::policy::{Request, RequestFacts, classify_method};
+use crate::policy::{Protocol, Request, RequestFacts, classify_method};
 
 /// Reads what a client sends until the first error or the end; the length of each message.
 pub fn messages(bytes: &[u8], limit: usize) -> Vec<usize> {
@@ -35,13 +36,11 @@ pub fn request(text: &[u8]) -> Option<String> {
     let frame = json::parse(text).ok()?;
     let method = frame.get("method").and_then(Value::as_str)?;
     let params = frame.get("params").unwrap_or(&Value::Null);
-    let class = classify_method(method);
     let mut facts = RequestFacts::new(Request::Method {
         name: method.to_owned(),
-        class: class.class,
-        scope: class.scope,
+        method: classify_method(Protocol::V4, method),
     });
-    let named = judge::name_all(&mut facts, params);
+    let named = name_all(&mut facts, params).and_then(|()| name_deeply(&mut facts, params));
     let tool = judge::tool(method, params);
     Some(format!(
         "{:?} {named:?} {tool:?} {facts:?}",

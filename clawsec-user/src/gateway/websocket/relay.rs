@@ -10,14 +10,15 @@ use std::time::{Duration, Instant};
 use fastwebsockets::OpCode;
 use tokio::io::ReadHalf;
 
+use super::Session;
 use super::frames::{CloseFrame, FrameError, Message, Outbox, Reader, Stream};
-use super::handshake::Role;
 use super::judge::{Ruling, judge};
 use crate::event::EventKind;
 use crate::gateway::connection::Connection;
+use crate::gateway::isolate::Isolation;
 use crate::gateway::record::{Exchange, Note};
 use crate::gateway::shared::random_id;
-use crate::policy::{Denial, Principal};
+use crate::policy::Denial;
 
 /// One side of the relay.
 pub(super) struct Side {
@@ -49,8 +50,7 @@ pub(super) const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 /// Relays until an end, closes both sides, and returns it.
 pub(super) async fn relay(
     connection: &Arc<Connection>,
-    principal: &Principal,
-    role: Role,
+    session: &Session,
     mut client: Side,
     mut upstream: Side,
 ) -> End {
@@ -58,9 +58,9 @@ pub(super) async fn relay(
     let heard = Heard::new();
     let Side { reader, outbox } = &mut client;
     let end = tokio::select! {
-        end = client_to_upstream(connection, principal, role, &heard, reader, outbox, &upstream.outbox) => end,
-        end = upstream_to_client(&mut upstream.reader, outbox) => end,
-        denial = connection.revoked_for(Some(principal)) => End::Revoked(denial),
+        end = client_to_upstream(connection, session, &heard, reader, outbox, &upstream.outbox) => end,
+        end = upstream_to_client(session, &mut upstream.reader, outbox) => end,
+        denial = connection.revoked_for(Some(&session.principal)) => End::Revoked(denial),
         () = heard.silence(gateway.deadlines.idle, outbox) => End::Dead,
         () = gateway.drain.cancelled() => End::Draining,
     };
@@ -104,8 +104,7 @@ fn farewell(end: &End) -> (CloseFrame, CloseFrame) {
 
 async fn client_to_upstream(
     connection: &Arc<Connection>,
-    principal: &Principal,
-    role: Role,
+    session: &Session,
     heard: &Heard,
     reader: &mut Reader<ReadHalf<Stream>>,
     client: &Outbox,
@@ -126,9 +125,9 @@ async fn client_to_upstream(
                 let note = Note::new(EventKind::Message, "method");
                 let mut exchange =
                     Exchange::begin(connection, random_id().unwrap_or_default(), note);
-                exchange.note.principal(principal);
-                match judge(&mut exchange, principal, role, &bytes) {
-                    Ruling::Forward(permit) => upstream.forward(permit, bytes).await,
+                exchange.note.principal(&session.principal);
+                match judge(&mut exchange, session, &bytes) {
+                    Ruling::Forward(permit) => upstream.forward(*permit, bytes).await,
                     Ruling::Answer(answer) => client.text(answer).await,
                     Ruling::Close(why) => return End::Violation(CloseFrame::new(1008, why)),
                 }
@@ -147,8 +146,17 @@ async fn client_to_upstream(
     }
 }
 
-/// Frames go on as they come, fragments and control frames included.
-async fn upstream_to_client(reader: &mut Reader<ReadHalf<Stream>>, client: &Outbox) -> End {
+/// Frames go on as they come, fragments and control frames included; to a principal that is bound
+/// to agents only what is theirs.
+async fn upstream_to_client(
+    session: &Session,
+    reader: &mut Reader<ReadHalf<Stream>>,
+    client: &Outbox,
+) -> End {
+    if let Some(bound) = session.principal.agents() {
+        let default = session.terms.default_agent.as_deref();
+        return filtered(Isolation::new(bound, default), reader, client).await;
+    }
     loop {
         let frame = match reader.frame().await {
             Ok(frame) => frame,
@@ -161,6 +169,33 @@ async fn upstream_to_client(reader: &mut Reader<ReadHalf<Stream>>, client: &Outb
             return End::Upstream(CloseFrame::parse(frame.payload).ok());
         }
         if client.raw(frame).await.is_err() {
+            return End::Client(None);
+        }
+    }
+}
+
+async fn filtered(
+    mut isolation: Isolation<'_>,
+    reader: &mut Reader<ReadHalf<Stream>>,
+    client: &Outbox,
+) -> End {
+    loop {
+        let sent = match reader.message().await {
+            Ok(Message::Text(bytes)) => match isolation.frame(&bytes) {
+                Some(frame) => client.text(frame).await,
+                None => continue,
+            },
+            Ok(Message::Ping(payload)) => client.ping(payload).await,
+            Ok(Message::Pong(payload)) => client.pong(payload).await,
+            // No gateway sends any; what is in it cannot be judged.
+            Ok(Message::Binary) => continue,
+            Ok(Message::Close(close)) => return End::Upstream(Some(close)),
+            Err(error) => {
+                tracing::debug!(%error, "the upstream's stream ended");
+                return End::Upstream(None);
+            }
+        };
+        if sent.is_err() {
             return End::Client(None);
         }
     }

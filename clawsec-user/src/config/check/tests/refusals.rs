@@ -83,6 +83,16 @@ fn what_one_section_gets_wrong_is_said_once() {
         ),
         (
             "",
+            r#"gateway: { upstreamAuth: "trustedProxy", upstreamToken: "t" }"#,
+            "gateway.upstreamToken: the gateway takes no token with `upstreamAuth: \"trustedProxy\"`",
+        ),
+        (
+            "",
+            r#"agents: { list: [{ id: "a", default: true }, { id: "b", default: true }] }"#,
+            "agents.list[1].default: \"a\" is the default agent already",
+        ),
+        (
+            "",
             r#"gateway: { upstream: "ws://127.0.0.1:18789" }"#,
             "gateway.upstream: found \"ws://127.0.0.1:18789\", expected an address such as \"http://127.0.0.1:18789\", with its port; did you mean \"http://127.0.0.1:18789\"?",
         ),
@@ -195,12 +205,12 @@ fn credentials_are_judged_without_being_shown() {
             "security.auth.tokens[1]: the same id as security.auth.tokens[0]: \"i\"",
         ),
         (
-            r#"{ type: "token", tokens: [{ token: "x", groups: [] }] }"#,
-            "security.auth.tokens[0].groups: not available in this version of clawsec; leave it out",
+            r#"{ type: "token", tokens: [{ token: "x", groups: [7] }] }"#,
+            "security.auth.tokens[0].groups[0]: found a number, expected a text that is not empty",
         ),
         (
             r#"{ type: "token", tokens: [{ token: "x", scopes: ["admin"] }] }"#,
-            "security.auth.tokens[0].scopes[0]: found \"admin\", expected one of \"operator.read\", \"operator.write\", \"operator.admin\", \"operator.approvals\", \"operator.pairing\"",
+            "security.auth.tokens[0].scopes[0]: found \"admin\", expected one of \"operator.read\", \"operator.write\", \"operator.admin\", \"operator.approvals\", \"operator.pairing\", \"operator.questions\", \"operator.talk\", \"operator.talk.secrets\"",
         ),
         (
             r#"{ type: "token", tokens: [{ token: "x", notBefore: "2027-01-01", notAfter: "2026-01-01" }] }"#,
