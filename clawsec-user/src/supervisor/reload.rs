@@ -163,7 +163,12 @@ fn refuse_what_needs_a_restart(before: &Config, after: &Config) -> Result<(), St
     let rows = [
         (
             "gateway.listen",
-            before.gateway.listen != after.gateway.listen,
+            !before
+                .gateway
+                .listen
+                .iter()
+                .map(|entry| entry.address)
+                .eq(after.gateway.listen.iter().map(|entry| entry.address)),
         ),
         (
             "gateway.admin.socket",
