@@ -17,3 +17,4 @@ mod spine;
 mod start;
 mod timed;
 mod traffic;
+mod transport;

@@ -1,25 +1,34 @@
 //! `cargo xtask bench`: builds what is measured and what it is measured against, and runs it.
 //!
-//! The measuring itself is `tests/bench/kernel.rs`, which may name the enforcer and aya.
+//! The kernel half is measured by `tests/bench/kernel.rs`, which may name the enforcer and aya, the
+//! gateway by `bench_gateway`.
 
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 
-use crate::{build, tiers};
+use crate::{bench_gateway, build, tiers};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum What {
     /// The packet filter: root, xdp-tools, nftables, ethtool.
     Kernel,
+    /// The gateway beside nginx: root, nginx-light, wrk.
+    Gateway,
 }
 
 pub(crate) fn run(what: What) -> anyhow::Result<()> {
-    let What::Kernel = what;
     if !tiers::is_root()? {
         bail!("needs root");
     }
+    match what {
+        What::Kernel => kernel(),
+        What::Gateway => bench_gateway::run(),
+    }
+}
+
+fn kernel() -> anyhow::Result<()> {
     build::build(false).context("build the kernel half")?;
     let bench = build::bench_object().context("build the benchmark's programs")?;
     let root = xtask::root();

@@ -3,6 +3,7 @@
 //! A command is a module with one function; this file only says which there are.
 
 mod bench;
+mod bench_gateway;
 mod build;
 mod ci;
 mod demo;

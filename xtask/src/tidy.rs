@@ -104,7 +104,7 @@ const LONGER: &[(&str, usize)] = &[
     ("clawsec-user/src/audit/sink.rs", 428),
     ("clawsec-user/src/audit/writer/tests.rs", 535),
     ("clawsec-user/src/enforcer/bans.rs", 442),
-    ("clawsec-user/src/gateway/tests/http.rs", 527),
+    ("clawsec-user/src/gateway/tests/http.rs", 520),
     ("clawsec-user/src/gateway/tests/websocket.rs", 483),
     ("clawsec-user/src/sandbox/cgroup.rs", 409),
     ("clawsec-user/src/sandbox/dispatch.rs", 433),

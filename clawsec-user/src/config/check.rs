@@ -6,21 +6,25 @@
 mod agents;
 mod audit;
 mod auth;
+pub use auth::certificate_digest;
 mod gateway;
 mod network;
 mod sandbox;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use self::network::Network;
-use super::model::{AuditConfig, BanConfig, GatewayConfig, KernelConfig, SandboxConfig};
+use super::model::{AuditConfig, BanConfig, GatewayConfig, KernelConfig, Listen, SandboxConfig};
 use super::reader::{Field, Section};
 use crate::policy::{
-    AddressPolicy, Credentials, GroupId, PacketPolicy, People, Policy, PrincipalSpec, RateClass,
-    RequestLimit, ToolRules, ToolSelector, UserId,
+    AddressPolicy, Credentials, GroupId, PacketPolicy, PacketRule, People, Policy, PrincipalSpec,
+    RateClass, RequestLimit, ToolRules, ToolSelector, UserId,
 };
 
 /// Everything the document says.
@@ -39,6 +43,14 @@ pub(super) fn document(root: &mut Section<'_, '_>) -> Checked {
     let gateway = root.at("gateway").section(gateway::read);
     let security = root.at("security").section(security);
     let tools = root.at("tools").section(tools);
+    let asks = gateway
+        .tls
+        .as_ref()
+        .is_some_and(|tls| tls.client_ca.is_some());
+    for (path, offset) in security.certificates.iter().filter(|_| !asks) {
+        let message = "needs `gateway.tls.clientCa`: no certificate is asked for";
+        root.report.problem(*offset, path, message);
+    }
     // Read by `secrets` before substitution; asked for here so that it is known.
     root.at("secrets");
     let mut principals = security.principals;
@@ -68,9 +80,17 @@ pub(super) fn document(root: &mut Section<'_, '_>) -> Checked {
     };
 
     let addresses = AddressPolicy::new(security.network.rules);
+    let mut prefixes = addresses.packet_rules();
+    widen(
+        root,
+        &gateway.listen,
+        &tcp_ports,
+        &security.network.udp_ports,
+        &mut prefixes,
+    );
     let packets = PacketPolicy {
         generation: 0,
-        prefixes: addresses.packet_rules(),
+        prefixes,
         classes: security.network.classes,
         tcp_ports,
         udp_ports: security.network.udp_ports,
@@ -102,9 +122,59 @@ pub(super) fn document(root: &mut Section<'_, '_>) -> Checked {
     }
 }
 
+/// Admits at the network card whom a listener of its own rules admits.
+///
+/// The packet plane has one list for all protected ports, so it gets the union, and the check at
+/// accept is exact for each listener. A protected port that is not clawsec's has no such check.
+fn widen(
+    root: &mut Section<'_, '_>,
+    listen: &[Listen],
+    tcp_ports: &[u16],
+    udp_ports: &[u16],
+    prefixes: &mut Vec<(IpNet, PacketRule)>,
+) {
+    let is_own = |port: &u16| listen.iter().any(|entry| entry.address.port() == *port);
+    let foreign = tcp_ports
+        .iter()
+        .find(|port| !is_own(port))
+        .or(udp_ports.first());
+    let known: HashSet<IpNet> = prefixes.iter().map(|(prefix, _)| *prefix).collect();
+    let mut added = HashSet::new();
+    for entry in listen
+        .iter()
+        .filter(|entry| !entry.address.ip().is_loopback())
+    {
+        let own = entry.allowed.iter().flatten().chain(&entry.proxy_from);
+        let new: Vec<IpNet> = own
+            .map(IpNet::trunc)
+            .filter(|prefix| !known.contains(prefix))
+            .collect();
+        if let (Some(prefix), Some(port)) = (new.first(), foreign) {
+            let message = format!(
+                "admits {prefix} at every protected port, and nothing but the packet filter guards \
+                 {port} of `security.network.ports`; leave out one of the two"
+            );
+            let place = root
+                .at("gateway")
+                .section(|gateway| gateway.at("listen").offset());
+            root.report.problem(place, &entry.path, message);
+        }
+        added.extend(new);
+    }
+    let mut added: Vec<IpNet> = added.into_iter().collect();
+    added.sort_unstable();
+    prefixes.extend(
+        added
+            .into_iter()
+            .map(|prefix| (prefix, PacketRule::Allow { class: 0 })),
+    );
+}
+
 /// What `security` says.
 struct Security {
     principals: Vec<PrincipalSpec>,
+    /// Where a client certificate is named.
+    certificates: Vec<(String, usize)>,
     network: Network,
     limit: RequestLimit,
     packet_ceiling: Option<RateClass>,
@@ -116,7 +186,7 @@ struct Security {
 }
 
 fn security(section: &mut Section<'_, '_>) -> Security {
-    let principals = section
+    let auth::Auth { principals, certificates } = section
         .at("auth")
         .required("{ type: \"apiKey\", key } or { type: \"token\", tokens }: clawsec does not start without a key")
         .object(auth::read)
@@ -138,6 +208,7 @@ fn security(section: &mut Section<'_, '_>) -> Security {
     };
     Security {
         principals,
+        certificates,
         network,
         limit: rate.limit,
         packet_ceiling: rate.packet_ceiling,

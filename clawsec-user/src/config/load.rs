@@ -93,10 +93,12 @@ fn judge_tls(config: &Config) -> Vec<Problem> {
         return Vec::new();
     };
     let mut problems = Vec::new();
-    for (key, file) in [
+    let files = [
         ("gateway.tls.cert", &tls.cert),
         ("gateway.tls.key", &tls.key),
-    ] {
+    ];
+    let client_ca = tls.client_ca.iter().map(|ca| ("gateway.tls.clientCa", ca));
+    for (key, file) in files.into_iter().chain(client_ca) {
         let messages = match trust::judge(file) {
             Ok(distrusted) => distrusted.iter().map(ToString::to_string).collect(),
             Err(error) => vec![format!("{}: {}", file.display(), error.kind())],

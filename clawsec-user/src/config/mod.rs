@@ -21,13 +21,14 @@ mod substitute;
 mod tree;
 mod trust;
 
+pub use check::certificate_digest;
 pub use compile::compile;
 pub use load::{find, load};
 pub use locate::line_of;
 pub use model::{
     AuditConfig, AuditOnFailure, BanConfig, Config, Fsync, GatewayConfig, KernelConfig, Listen,
     OnExit, SandboxConfig, SandboxNetwork, SandboxProvider, Secret, TlsConfig, TlsVersion,
-    Upstream, UpstreamAuth, Warning, XdpMode,
+    Upstream, UpstreamAuth, Warning, XdpMode, holds,
 };
 pub use problem::{ConfigError, Problem};
 pub use sources::{NoSources, ProcessSources, Sources};

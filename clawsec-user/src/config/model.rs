@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use crate::event::EventKind;
@@ -63,6 +64,37 @@ pub struct GatewayConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
     pub address: SocketAddr,
+    /// The configuration path, such as `gateway.listen[0]`.
+    pub path: String,
+    /// Who may connect here, in place of `security.network.allowedIPs`.
+    pub allowed: Option<Vec<IpNet>>,
+    /// Webhook paths that need no key of clawsec's: exact, POST only.
+    pub bypass: Vec<String>,
+    /// Proxies that are believed about whom they speak for.
+    pub proxy_from: Vec<IpNet>,
+}
+
+impl Listen {
+    /// An address without rules of its own.
+    pub fn plain(address: SocketAddr) -> Self {
+        Self {
+            address,
+            path: "gateway.listen".to_owned(),
+            allowed: None,
+            bypass: Vec::new(),
+            proxy_from: Vec::new(),
+        }
+    }
+
+    pub fn is_proxy(&self, source: IpAddr) -> bool {
+        holds(&self.proxy_from, source)
+    }
+}
+
+/// Whether one of `prefixes` holds `source`; an IPv4-mapped address is the IPv4 one.
+pub fn holds(prefixes: &[IpNet], source: IpAddr) -> bool {
+    let source = source.to_canonical();
+    prefixes.iter().any(|prefix| prefix.contains(&source))
 }
 
 /// How clawsec shows the gateway behind who is asking.
@@ -87,6 +119,8 @@ pub struct TlsConfig {
     pub cert: PathBuf,
     pub key: PathBuf,
     pub min_version: TlsVersion,
+    /// Client certificates signed by these authorities are asked for and stand for principals.
+    pub client_ca: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

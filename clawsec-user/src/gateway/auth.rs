@@ -3,10 +3,13 @@
 use aws_lc_rs::digest;
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
+use rustls::pki_types::CertificateDer;
+use rustls::server::ParsedCertificate;
 
 use super::refusal::Refusal;
 use super::shared::unix_now;
 use super::snapshot::Snapshot;
+use crate::config::certificate_digest;
 use crate::policy::{Denial, KeyDigest, Principal, Reason};
 
 /// The gateway's own and everybody's spelling of an API key header.
@@ -25,6 +28,15 @@ impl Presented {
             *to = *from;
         }
         Self(KeyDigest(bytes))
+    }
+
+    /// The key of a client certificate, whose holder TLS has made sure of.
+    pub(super) fn certificate(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let parsed = ParsedCertificate::try_from(certificate).ok()?;
+        let spki = parsed.subject_public_key_info();
+        let digest = digest::digest(&digest::SHA256, spki.as_ref());
+        let digest = digest.as_ref().try_into().ok()?;
+        Some(Self(certificate_digest(digest)))
     }
 
     #[cfg(test)]

@@ -1,17 +1,21 @@
 //! Bodies: one boxed type for answers, and requests held whole under a budget.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body as HyperBody, Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::refusal::Refusal;
+use super::shared::Deadlines;
 
 pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 /// What every answer streams.
@@ -42,6 +46,73 @@ pub(super) fn response(status: StatusCode, text: String, request: &str) -> Respo
         headers.insert(REQUEST_ID, id);
     }
     response
+}
+
+/// A client's body that came too slowly.
+#[derive(Debug, thiserror::Error)]
+#[error("the request body came too slowly")]
+pub(super) struct TooSlow;
+
+/// A streamed request body with a deadline for each piece and for the whole.
+pub(super) struct Paced<F> {
+    body: Incoming,
+    piece: Duration,
+    end: Instant,
+    deadline: Pin<Box<Sleep>>,
+    /// Called once, when the body was read to its end.
+    at_end: Option<F>,
+}
+
+impl<F: FnOnce()> Paced<F> {
+    pub(super) fn new(body: Incoming, deadlines: &Deadlines, at_end: F) -> Self {
+        let now = Instant::now();
+        Self {
+            body,
+            piece: deadlines.body_idle,
+            end: now + deadlines.body_total,
+            deadline: Box::pin(sleep_until(now + deadlines.body_idle)),
+            at_end: Some(at_end),
+        }
+    }
+}
+
+impl<F: FnOnce() + Unpin> HyperBody for Paced<F> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        match Pin::new(&mut this.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                let next = this.end.min(Instant::now() + this.piece);
+                this.deadline.as_mut().reset(next);
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(ended) => {
+                if ended.is_none()
+                    && let Some(at_end) = this.at_end.take()
+                {
+                    at_end();
+                }
+                Poll::Ready(ended.map(|failed| failed.map_err(Into::into)))
+            }
+            Poll::Pending => {
+                std::task::ready!(this.deadline.as_mut().poll(cx));
+                Poll::Ready(Some(Err(TooSlow.into())))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// The memory that held bodies share.

@@ -3,39 +3,55 @@
 //! Read `answer` first: each of its lines makes the argument of the next, so that none can be
 //! left out. stream → TLS peer → request → principal → facts → permit → outcome → event.
 
+mod live;
+
 use std::convert::Infallible;
-use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
+use hyper::server::conn::http1::UpgradeableConnection;
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::auth::Presented;
 use super::body::Body;
-use super::facts::{self, Asked};
-use super::head::{Head, Watched};
-use super::http;
-use super::listener::{Accepted, Peer};
+use super::facts::{self, Asked, Cargo, Load};
+use super::head::{Head, Protocol};
+use super::limits::Counted;
+use super::listener::{self, Accepted, Identified, Peer, Speaker};
+use super::progress::{Progress, Standing};
 use super::record::{Exchange, Note};
 use super::refusal::Refusal;
 use super::route::{self, Route};
-use super::shared::{Gateway, Slot, random_id, unix_now};
-use super::{auth, isolate, limits, tools_invoke, upstream, websocket};
-use crate::event::{Event, EventKind, Outcome};
-use crate::policy::{self, Denial, Permit, Principal, Reason};
+use super::shared::{Gateway, Slot, Tracked, random_id};
+use super::upstream::{self, Credential};
+use super::watched::Watched;
+use super::{auth, http, isolate, limits, tls, tools_invoke, websocket};
+use crate::event::EventKind;
+use crate::policy::{self, Permit, Principal};
 
 /// What the requests of one connection share.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) gateway: Arc<Gateway>,
+    /// Whom the connection, or behind a proxy the request, comes from.
     pub(super) peer: Peer,
     pub(super) head: Arc<Head>,
+    pub(super) progress: Arc<Progress>,
+    /// Which of `gateway.listen` it came in by.
+    listener: usize,
+    speaker: Speaker,
+    /// Of the client's certificate, which TLS has verified.
+    certificate: Option<Presented>,
     /// Everybody who has authenticated here, to be watched while the connection lives.
-    principals: Mutex<Vec<Principal>>,
-    _slot: Slot,
+    principals: Arc<Mutex<Vec<Principal>>>,
+    /// Held while anybody here is being served.
+    slots: Arc<[Slot]>,
 }
 
 /// Judges one request and does what it asks for.
@@ -45,10 +61,13 @@ async fn answer(
 ) -> Result<Response<Body>, Refusal> {
     let form = exchange.connection.head.judge();
     let checked = http::check(raw, form, &exchange.snapshot.config.gateway.hosts)?;
-    let routed = route::classify(checked);
-    let counted = limits::count(exchange, routed)?;
-    if counted.route == Route::WebSocket {
-        return websocket::accept(exchange, counted);
+    let routed = route::classify(checked, exchange.listen());
+    let admitted = listener::admit_request(exchange, routed)?;
+    let counted = limits::count(exchange, admitted)?;
+    match counted.route {
+        Route::WebSocket => return websocket::accept(exchange, counted),
+        Route::Webhook => return webhook(exchange, counted).await,
+        _ => {}
     }
     let principal = authenticate(exchange, &counted)?;
     let asked = facts::gather(exchange, counted).await?;
@@ -57,8 +76,28 @@ async fn answer(
     Ok(response)
 }
 
-fn authenticate(exchange: &mut Exchange, counted: &limits::Counted) -> Result<Principal, Refusal> {
-    let presented = auth::presented(counted.request.headers())?;
+/// Passes a webhook on as it came: the gateway behind verifies its sender.
+async fn webhook(exchange: &mut Exchange, counted: Counted) -> Result<Response<Body>, Refusal> {
+    exchange.note.action = "webhook";
+    let Counted { request, .. } = counted;
+    let (parts, body) = request.into_parts();
+    let held = facts::hold_body(exchange, body, WEBHOOK_BYTES).await?;
+    let rule = exchange
+        .listen()
+        .map(|listen| format!("{}.bypass", listen.path));
+    let rule = rule.unwrap_or_default();
+    let permit = exchange.snapshot.policy().decide_for_webhook(&rule);
+    let cargo = Cargo {
+        parts,
+        load: Load::Held(held),
+    };
+    let response = upstream::forward(exchange, permit, cargo, Credential::Senders).await?;
+    exchange.allowed(&rule);
+    Ok(response)
+}
+
+fn authenticate(exchange: &mut Exchange, counted: &Counted) -> Result<Principal, Refusal> {
+    let presented = exchange.connection.presented(counted.request.headers())?;
     let found = auth::authenticate(&exchange.snapshot, presented);
     // Guessing keys on an uncounted route is still counted.
     if found.is_err() && !counted.route.is_counted() {
@@ -89,11 +128,13 @@ async fn act(
 ) -> Result<Response<Body>, Refusal> {
     let rule = permit.rule().to_owned();
     let response = if permit.is_sandboxed() {
-        tools_invoke::run(exchange, permit, order).await?
+        tools_invoke::run(exchange, permit, order)
+            .await?
+            .map(|body| exchange.connection.progress.watch(body, None))
     } else {
         let isolation = permit.isolation().cloned();
         let is_speech = permit.facts().request == policy::Request::Message;
-        let response = upstream::forward(exchange, permit, order.cargo).await?;
+        let response = upstream::forward(exchange, permit, order.cargo, Credential::Ours).await?;
         match isolation {
             // What its own agent says to it is its own.
             Some(bound) if !is_speech => isolate::answer(bound, response).await?,
@@ -106,21 +147,39 @@ async fn act(
 
 /// Serves one accepted connection until it ends, is revoked, or the gateway drains.
 pub(super) async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
-    let Accepted { stream, peer, slot } = accepted;
-    let tls = gateway.snapshot.load().tls.clone();
-    let head = Arc::new(Head::default());
-    let connection = Arc::new(Connection {
-        gateway: Arc::clone(&gateway),
-        peer,
-        head: Arc::clone(&head),
-        principals: Mutex::default(),
-        _slot: slot,
-    });
-    let Some(tls) = tls else {
-        return serve_http(connection, Watched::new(stream, head)).await;
+    let deadline = gateway.deadlines.tls;
+    let identified = tokio::time::timeout(deadline, listener::identify(&gateway, accepted)).await;
+    let Ok(Some(identified)) = identified else {
+        return;
     };
-    match tokio::time::timeout(gateway.deadlines.tls, tls.accept(stream)).await {
-        Ok(Ok(stream)) => serve_http(connection, Watched::new(stream, head)).await,
+    let Identified {
+        stream,
+        peer,
+        listener,
+        speaker,
+        slots,
+    } = identified;
+    let connection = |protocol, certificate| {
+        Arc::new(Connection {
+            gateway: Arc::clone(&gateway),
+            peer,
+            head: Arc::new(Head::new(protocol)),
+            progress: Arc::new(Progress::new()),
+            listener,
+            speaker,
+            certificate,
+            principals: Arc::default(),
+            slots: slots.into(),
+        })
+    };
+    let Some(tls) = gateway.snapshot.load().tls.clone() else {
+        return serve_http(connection(Protocol::Http1, None), stream).await;
+    };
+    match tokio::time::timeout(deadline, tls.acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => {
+            let (protocol, certificate) = tls::agreed(stream.get_ref().1);
+            serve_http(connection(protocol, certificate), stream).await;
+        }
         // A scanner's half handshake is no decision of ours, and no record.
         Ok(Err(error)) => tracing::debug!(source = %peer.ip, %error, "TLS handshake"),
         Err(_elapsed) => tracing::debug!(source = %peer.ip, "TLS handshake took too long"),
@@ -132,29 +191,71 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let gateway = Arc::clone(&connection.gateway);
-    let service = service_fn(|request| respond(Arc::clone(&connection), request));
-    let mut served = pin!(
-        http::server(&gateway.deadlines)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades()
-    );
-    let mut revoked = pin!(connection.revoked());
+    let head = Arc::clone(&connection.head);
+    let stream = Watched::new(stream, head, Arc::clone(&connection.progress));
+    let stream = TokioIo::new(stream);
+    let asked = Arc::clone(&connection);
+    let service = service_fn(move |request| respond(Arc::clone(&asked), request));
+    match connection.head.protocol() {
+        Protocol::Http1 => {
+            let server = http::server(&gateway.deadlines);
+            let served = server.serve_connection(stream, service).with_upgrades();
+            drive(
+                &connection,
+                served,
+                UpgradeableConnection::graceful_shutdown,
+            )
+            .await;
+        }
+        Protocol::Http2 => {
+            let server = http::server_h2(&gateway.deadlines, Tracked(gateway.tasks.clone()));
+            let served = server.serve_connection(stream, service);
+            drive(&connection, served, http2::Connection::graceful_shutdown).await;
+        }
+    }
+}
+
+/// Runs hyper's side of a connection until it ends or has to.
+async fn drive<F>(connection: &Arc<Connection>, served: F, finish: impl Fn(Pin<&mut F>))
+where
+    F: Future<Output = hyper::Result<()>>,
+{
+    let gateway = &connection.gateway;
+    let mut served = pin!(served);
     let mut draining = false;
+    let mut generation = gateway.generation.subscribe();
     loop {
         tokio::select! {
             ended = served.as_mut() => {
                 if let Err(error) = ended {
-                    tracing::debug!(source = %connection.peer.ip, %error, "connection ended");
+                    connection.report_end(&error);
                 }
                 return;
             }
             () = gateway.drain.cancelled(), if !draining => {
                 draining = true;
-                served.as_mut().graceful_shutdown();
+                finish(served.as_mut());
             }
-            denial = revoked.as_mut() => {
-                connection.report_revoked(denial);
-                return;
+            // Keys also end by the clock, hence the tick.
+            _ = tokio::time::timeout(REVOCATION_TICK, generation.changed()) => {
+                if let Err(denial) = connection.still_admitted(None) {
+                    return connection.report_revoked(denial);
+                }
+                match connection.progress.standing(gateway.deadlines.stall) {
+                    Standing::Stalled => {
+                        return connection.report(TOO_SLOW, "the client takes no answer".into());
+                    }
+                    Standing::Idle { for_ms, used }
+                        if connection.is_over(for_ms, used) && !draining =>
+                    {
+                        draining = true;
+                        finish(served.as_mut());
+                        if !used {
+                            return connection.report(TOO_SLOW, "nothing was asked".into());
+                        }
+                    }
+                    _ => {}
+                }
             }
         }
     }
@@ -165,16 +266,24 @@ async fn respond(
     connection: Arc<Connection>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
+    let _asking = connection.progress.request();
     let id = random_id().unwrap_or_default();
     let mut note = Note::new(EventKind::Message, "request");
     note.detail = Some(format!("{} {}", request.method(), request.uri().path()));
     let bodiless = request.body().is_end_stream();
-    let mut exchange = Exchange::begin(&connection, id, note);
-    let response = match answer(&mut exchange, request).await {
+    let spoken_for = connection.spoken_for(request.headers());
+    let client = spoken_for.as_ref().unwrap_or(&connection);
+    let mut exchange = Exchange::begin(client, id, note);
+    let answered = match &spoken_for {
+        Ok(_) => answer(&mut exchange, request).await,
+        Err(why) => Err(Refusal::malformed(why)),
+    };
+    let response = match answered {
         Ok(response) => response,
         Err(refusal) => {
             exchange.refused(&refusal);
-            refusal.into_response(&exchange.id)
+            let response = refusal.into_response(&exchange.id);
+            response.map(|body| connection.progress.watch(body, None))
         }
     };
     if bodiless {
@@ -183,92 +292,13 @@ async fn respond(
     Ok(response)
 }
 
-impl Connection {
-    /// Remembers who is here; the first time is a login, and a record.
-    fn authenticated(&self, principal: &Principal, exchange: &Exchange) {
-        {
-            let mut principals = self.principals();
-            if principals.contains(principal) {
-                return;
-            }
-            principals.push(principal.clone());
-        }
-        let mut login = exchange.note.clone();
-        login.kind = EventKind::Auth;
-        login.action = "login";
-        let login = Exchange {
-            connection: Arc::clone(&exchange.connection),
-            snapshot: Arc::clone(&exchange.snapshot),
-            id: exchange.id.clone(),
-            note: login,
-        };
-        login.allowed(principal.path());
-    }
-
-    /// Returns when a policy in force no longer admits this address or one of these principals.
-    async fn revoked(&self) -> Denial {
-        self.revoked_for(None).await
-    }
-
-    /// The same for a connection that belongs to one principal.
-    pub(super) async fn revoked_for(&self, principal: Option<&Principal>) -> Denial {
-        let mut generation = self.gateway.generation.subscribe();
-        loop {
-            if let Err(denial) = self.still_admitted(principal) {
-                return denial;
-            }
-            // Keys also end by the clock, hence the tick; a closed channel leaves the tick alone.
-            let tick = tokio::time::sleep(REVOCATION_TICK);
-            tokio::select! {
-                () = tick => {}
-                changed = generation.changed() => if changed.is_err() {
-                    tokio::time::sleep(REVOCATION_TICK).await;
-                },
-            }
-        }
-    }
-
-    fn still_admitted(&self, principal: Option<&Principal>) -> Result<(), Denial> {
-        let snapshot = self.gateway.snapshot.load();
-        let policy = snapshot.policy();
-        self.gateway.admit(self.peer.ip)?;
-        let now = unix_now();
-        let principals = self.principals();
-        let revoked = principals
-            .iter()
-            .chain(principal)
-            .find(|principal| !policy.credentials.still_valid(principal, now));
-        match revoked {
-            Some(principal) => Err(Denial::new(Reason::CredentialExpired, principal.path())),
-            None => Ok(()),
-        }
-    }
-
-    fn report_revoked(&self, denial: Denial) {
-        let mut event = Event::new(
-            EventKind::Auth,
-            "revoke",
-            Outcome::Deny,
-            denial.reason.as_str(),
-        );
-        event.rule = Some(denial.rule);
-        event.generation = self.gateway.snapshot.load().generation();
-        event.source = Some(self.peer.ip);
-        event.port = Some(self.peer.port);
-        event.principal = self
-            .principals()
-            .first()
-            .map(|principal| principal.id().to_owned());
-        self.gateway.link.report(event);
-    }
-
-    fn principals(&self) -> std::sync::MutexGuard<'_, Vec<Principal>> {
-        self.principals
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// How often a live connection looks whether its keys or its admission have run out, or its
 /// source was banned; with a change of policy it looks at once. Promised: within a second.
 const REVOCATION_TICK: Duration = Duration::from_millis(500);
+
+/// A webhook is a message or two; the channels' own limits are lower.
+const WEBHOOK_BYTES: usize = 1024 * 1024;
+
+/// The reason in records of connections that were ended for their slowness. It is no sign of
+/// hostility: a train in a tunnel does the same.
+const TOO_SLOW: &str = "too_slow";

@@ -75,7 +75,12 @@ pub(super) async fn gather(exchange: &mut Exchange, counted: Counted) -> Result<
         Route::ChatCompletions | Route::Responses | Route::Hooks => {
             messages::gather(exchange, request, route).await
         }
-        Route::ApiRead | Route::ApiWrite | Route::Manage | Route::Page | Route::WebSocket => {
+        Route::ApiRead
+        | Route::ApiWrite
+        | Route::Manage
+        | Route::Page
+        | Route::WebSocket
+        | Route::Webhook => {
             let (parts, body) = request.into_parts();
             let name = format!("{} {}", parts.method, parts.uri.path());
             let method = |class, scope| Request::Method {

@@ -4,25 +4,35 @@
 //! `Transfer-Encoding` stands too, so neither can be seen in the parsed request. Another server
 //! may read such a head differently; no honest client sends one.
 
-use std::io;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// A little over what hyper itself is allowed to read as a head.
 const MAX_HEAD_BYTES: usize = 40 * 1024;
 
 /// The head of the request that is being served, if it was seen whole.
-#[derive(Debug, Default)]
-pub(super) struct Head(Mutex<State>);
+#[derive(Debug)]
+pub(super) struct Head {
+    state: Mutex<State>,
+    protocol: Protocol,
+}
+
+/// What is spoken on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http1,
+    /// Frames carry lengths, and heads are lists: there is no text to misread.
+    Http2,
+}
 
 #[derive(Debug)]
 struct State {
     bytes: Vec<u8>,
     capturing: bool,
     complete: bool,
+    /// Bytes of a head came that nobody has judged.
+    unjudged: bool,
+    /// The request id of the answer that hyper's own was replaced with.
+    replaced: Option<String>,
 }
 
 impl Default for State {
@@ -31,6 +41,8 @@ impl Default for State {
             bytes: Vec::new(),
             capturing: true,
             complete: false,
+            unjudged: false,
+            replaced: None,
         }
     }
 }
@@ -42,13 +54,30 @@ pub(super) enum HeadForm {
     Ambiguous(&'static str),
     /// The head was read together with the request before it.
     Unseen,
+    /// HTTP/2.
+    Framed,
 }
 
 impl Head {
+    pub(super) fn new(protocol: Protocol) -> Self {
+        Self {
+            state: Mutex::default(),
+            protocol,
+        }
+    }
+
+    pub(super) fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
     /// Judges the head that was just parsed and stops capturing.
     pub(super) fn judge(&self) -> HeadForm {
+        if self.protocol == Protocol::Http2 {
+            return HeadForm::Framed;
+        }
         let mut state = self.lock();
         state.capturing = false;
+        state.unjudged = false;
         if !state.complete {
             return HeadForm::Unseen;
         }
@@ -63,11 +92,29 @@ impl Head {
         state.complete = false;
     }
 
+    /// Whether bytes came that make no request yet, or never will.
+    pub(super) fn is_unjudged(&self) -> bool {
+        self.protocol == Protocol::Http1 && self.lock().unjudged
+    }
+
+    /// Notes under which id the head was answered that hyper could not read.
+    pub(super) fn replaced(&self, id: String) {
+        self.lock().replaced = Some(id);
+    }
+
+    pub(super) fn take_replaced(&self) -> Option<String> {
+        self.lock().replaced.take()
+    }
+
     pub(super) fn see(&self, bytes: &[u8]) {
+        if self.protocol == Protocol::Http2 {
+            return;
+        }
         let mut state = self.lock();
         if !state.capturing {
             return;
         }
+        state.unjudged = true;
         let room = MAX_HEAD_BYTES.saturating_sub(state.bytes.len());
         let searched = state.bytes.len().saturating_sub(3);
         state
@@ -83,7 +130,7 @@ impl Head {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -132,66 +179,6 @@ fn judge(head: &[u8]) -> HeadForm {
     }
 }
 
-/// A stream whose reads are shown to a `Head`.
-#[derive(Debug)]
-pub(super) struct Watched<S> {
-    stream: S,
-    head: Arc<Head>,
-}
-
-impl<S> Watched<S> {
-    pub(super) fn new(stream: S, head: Arc<Head>) -> Self {
-        Self { stream, head }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if let Some(read) = buffer.filled().get(before..)
-            && !read.is_empty()
-        {
-            self.head.see(read);
-        }
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,7 +221,7 @@ mod tests {
         ];
         for (name, text, plain) in rows {
             for step in [1, 7, text.len()] {
-                let head = Head::default();
+                let head = Head::new(Protocol::Http1);
                 for chunk in text.as_bytes().chunks(step) {
                     head.see(chunk);
                 }
@@ -251,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_head_that_was_not_seen_whole_is_not_called_plain() {
-        let head = Head::default();
+        let head = Head::new(Protocol::Http1);
         head.see(b"GET / HTTP/1.1\r\nHost: a\r\n");
         assert_eq!(head.judge(), HeadForm::Unseen);
         head.expect_next();

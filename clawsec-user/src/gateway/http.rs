@@ -1,21 +1,26 @@
-//! HTTP/1.1 with its gaps closed: limits for hyper, and the forms of a request that proxies and
+//! HTTP with its gaps closed: limits for hyper, and the forms of a request that proxies and
 //! servers are known to read differently, refused before anything else looks at them.
+//!
+//! An HTTP/2 request is brought into the form of an HTTP/1.1 one here; nothing after this knows
+//! which it was.
 
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
-    CONNECTION, HOST, HeaderMap, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
 };
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::{Method, Request, Uri, Version};
 use hyper_util::rt::TokioTimer;
 
 use super::head::HeadForm;
 use super::refusal::Refusal;
-use super::shared::Deadlines;
+use super::shared::{Deadlines, Tracked};
 use crate::policy::{Denial, Reason};
 
 const MAX_HEADERS: usize = 64;
 const MAX_HEAD_BYTES: usize = 32 * 1024;
+const MAX_HEAD_BYTES_H2: u32 = 32 * 1024;
 
 /// A request that has one reading, for a host that is served here. Its URI is in origin form.
 #[derive(Debug)]
@@ -23,6 +28,30 @@ pub(super) struct Checked {
     pub(super) request: Request<Incoming>,
     /// `Upgrade: websocket`.
     pub(super) upgrade: bool,
+}
+
+/// hyper's HTTP/2 server with limits in place.
+///
+/// What one connection can make clawsec hold: 100 requests, 1 MiB of bodies nobody took yet, and
+/// for each answer 64 KiB. The library itself bounds CONTINUATION frames by the size of the head,
+/// and answers one SETTINGS or PING before it reads the next.
+pub(super) fn server_h2(deadlines: &Deadlines, tasks: Tracked) -> http2::Builder<Tracked> {
+    let mut builder = http2::Builder::new(tasks);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(100)
+        .max_header_list_size(MAX_HEAD_BYTES_H2)
+        .initial_stream_window_size(256 * 1024)
+        .initial_connection_window_size(1024 * 1024)
+        .max_frame_size(16 * 1024)
+        .max_send_buf_size(64 * 1024)
+        // Rapid reset (CVE-2023-44487): streams that were reset before anybody served them, and
+        // resets that the client provoked.
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(128)
+        .keep_alive_interval(deadlines.ping)
+        .keep_alive_timeout(deadlines.ping);
+    builder
 }
 
 /// hyper's server with limits and deadlines in place.
@@ -44,6 +73,11 @@ pub(super) fn check(
     form: HeadForm,
     hosts: &[String],
 ) -> Result<Checked, Refusal> {
+    if form == HeadForm::Framed {
+        unframe(&mut request)?;
+    } else if request.uri().authority().is_some() && *request.method() != Method::CONNECT {
+        return Err(Refusal::malformed("the target is not a path"));
+    }
     let headers = request.headers();
     match form {
         HeadForm::Ambiguous(why) => return Err(Refusal::malformed(why)),
@@ -52,7 +86,7 @@ pub(super) fn check(
                 "a pipelined request with Transfer-Encoding",
             ));
         }
-        HeadForm::Plain | HeadForm::Unseen => {}
+        HeadForm::Plain | HeadForm::Unseen | HeadForm::Framed => {}
     }
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         return Err(Refusal::malformed("this method is not served"));
@@ -71,6 +105,62 @@ pub(super) fn check(
     }
     *request.uri_mut() = origin_form(request.uri())?;
     Ok(Checked { request, upgrade })
+}
+
+/// Gives an HTTP/2 request the form of an HTTP/1.1 one, if it has one reading.
+fn unframe(request: &mut Request<Incoming>) -> Result<(), Refusal> {
+    if request.headers().len() > MAX_HEADERS {
+        return Err(Refusal::head_too_large());
+    }
+    let headers = request.headers();
+    let hop = [
+        CONNECTION.as_str(),
+        "transfer-encoding",
+        "upgrade",
+        "keep-alive",
+    ];
+    if hop.iter().any(|name| headers.contains_key(*name))
+        || headers.contains_key("proxy-connection")
+    {
+        return Err(Refusal::malformed("a header of HTTP/1.1 connections"));
+    }
+    if headers
+        .get_all(TE)
+        .iter()
+        .any(|te| te.as_bytes() != b"trailers")
+    {
+        return Err(Refusal::malformed("a TE other than trailers"));
+    }
+    if request.uri().scheme_str() != Some("https") && *request.method() != Method::CONNECT {
+        return Err(Refusal::malformed("the scheme is not https"));
+    }
+    let authority = request
+        .uri()
+        .authority()
+        .map(|name| name.as_str().to_owned());
+    match (authority, headers.contains_key(HOST)) {
+        (None, false) => return Err(Refusal::malformed("no authority")),
+        // `host` refuses two of them, and `check_target` one that differs.
+        (_, true) => {}
+        (Some(authority), false) => {
+            let host = HeaderValue::from_str(&authority)
+                .map_err(|_invalid| Refusal::malformed("the authority is not a host"))?;
+            request.headers_mut().insert(HOST, host);
+        }
+    }
+    // HTTP/2 may part a cookie; HTTP/1.1 may not (RFC 9113, 8.2.3).
+    let cookies: Vec<&[u8]> = request
+        .headers()
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if cookies.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        request.headers_mut().insert(COOKIE, joined);
+    }
+    Ok(())
 }
 
 /// The authority a request is for, in lower case; empty for HTTP/1.0 without `Host`.
@@ -97,10 +187,10 @@ pub(super) fn host(request: &Request<Incoming>) -> Result<String, Refusal> {
     Ok(host.to_ascii_lowercase())
 }
 
-/// `host` without its port.
+/// `host` without its port; an IPv6 address keeps its brackets, as in `gateway.hosts`.
 pub(super) fn host_name(host: &str) -> &str {
-    if let Some(rest) = host.strip_prefix('[') {
-        return rest.split(']').next().unwrap_or_default();
+    if let Some(end) = host.find(']') {
+        return host.get(..=end).unwrap_or_default();
     }
     host.split(':').next().unwrap_or_default()
 }
@@ -314,7 +404,8 @@ mod tests {
         let rows = [
             ("a.example", "a.example"),
             ("a.example:8443", "a.example"),
-            ("[::1]:8443", "::1"),
+            ("[::1]:8443", "[::1]"),
+            ("[::1]", "[::1]"),
             ("", ""),
         ];
         for (host, name) in rows {

@@ -30,7 +30,9 @@ pub(super) struct Counted {
 /// Counts a request against its source; pages and assets are not counted.
 pub(super) fn count(exchange: &Exchange, routed: Routed) -> Result<Counted, Refusal> {
     let Routed { request, route } = routed;
-    if route.is_counted() {
+    if route == Route::Webhook {
+        spend_webhook(exchange)?;
+    } else if route.is_counted() {
         spend(exchange)?;
     }
     Ok(Counted { request, route })
@@ -39,6 +41,14 @@ pub(super) fn count(exchange: &Exchange, routed: Routed) -> Result<Counted, Refu
 /// Counts one request whatever it is for.
 pub(super) fn spend(exchange: &Exchange) -> Result<(), Refusal> {
     match exchange.gateway().limits.admit(exchange.peer().ip) {
+        Admission::Admitted => Ok(()),
+        Admission::Refused { retry_after_ms } => Err(Refusal::rate_limited(retry_after_ms)),
+    }
+}
+
+/// Counts a webhook, apart from everything else its source asks for.
+fn spend_webhook(exchange: &Exchange) -> Result<(), Refusal> {
+    match exchange.gateway().webhooks.admit(exchange.peer().ip) {
         Admission::Admitted => Ok(()),
         Admission::Refused { retry_after_ms } => Err(Refusal::rate_limited(retry_after_ms)),
     }

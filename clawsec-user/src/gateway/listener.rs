@@ -11,10 +11,15 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::connection;
-use super::record;
+use super::proxy::{self, Spoken};
+use super::record::{self, Exchange};
+use super::refusal::Refusal;
+use super::route::{Route, Routed};
 use super::shared::{Gateway, Slot};
+use super::snapshot::Snapshot;
+use crate::config::{Listen, holds};
 use crate::event::{Event, EventKind, Outcome};
-use crate::policy::{Denial, Reason};
+use crate::policy::{AddressRule, Denial, Reason};
 
 /// The other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,20 +32,49 @@ pub(super) struct Peer {
 /// A connection whose source may connect.
 #[derive(Debug)]
 pub(super) struct Accepted {
-    pub(super) stream: TcpStream,
-    pub(super) peer: Peer,
-    pub(super) slot: Slot,
+    stream: TcpStream,
+    peer: Peer,
+    slot: Slot,
+    listener: usize,
+    speaker: Speaker,
 }
 
-/// Accepts until the gateway drains.
-pub(super) async fn accept_all(gateway: Arc<Gateway>, listener: TcpListener) {
+/// Who is at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Speaker {
+    Client,
+    /// One of the listener's `proxyFrom`, whose `X-Forwarded-For` is believed.
+    Proxy,
+}
+
+/// A connection of which it is known for whom it speaks.
+#[derive(Debug)]
+pub(super) struct Identified {
+    pub(super) stream: TcpStream,
+    pub(super) peer: Peer,
+    pub(super) listener: usize,
+    pub(super) speaker: Speaker,
+    /// The proxy's place and its client's.
+    pub(super) slots: Vec<Slot>,
+}
+
+/// What an address may ask for at a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    Everything,
+    /// Only the listener's own list admits it, and that listener is there for its webhooks.
+    Webhooks,
+}
+
+/// Accepts on one of `gateway.listen` until the gateway drains.
+pub(super) async fn accept_all(gateway: Arc<Gateway>, listener: TcpListener, index: usize) {
     loop {
         let accepted = tokio::select! {
             () = gateway.drain.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, address)) => match admit(&gateway, stream, address) {
+            Ok((stream, address)) => match admit(&gateway, stream, address, index) {
                 Ok(accepted) => {
                     // A task of its own: what one connection does to it stays its own.
                     gateway
@@ -62,18 +96,147 @@ fn admit(
     gateway: &Gateway,
     stream: TcpStream,
     address: SocketAddr,
+    listener: usize,
 ) -> Result<Accepted, (Peer, Denial)> {
     let peer = Peer {
         ip: address.ip().to_canonical(),
         port: address.port(),
     };
-    gateway.admit(peer.ip).map_err(|denial| (peer, denial))?;
-    let slot = gateway
-        .connections
-        .take(peer.ip)
-        .ok_or_else(|| (peer, Denial::new(Reason::RateLimited, "connection limit")))?;
+    let snapshot = gateway.snapshot.load();
+    let listen = snapshot.config.gateway.listen.get(listener);
+    let is_proxy = listen.is_some_and(|listen| listen.is_proxy(peer.ip));
+    let (speaker, slot) = if is_proxy {
+        not_banned(gateway, peer.ip).map_err(|denial| (peer, denial))?;
+        (Speaker::Proxy, gateway.connections.take_for_proxy(peer.ip))
+    } else {
+        reach(gateway, &snapshot, listen, peer.ip).map_err(|denial| (peer, denial))?;
+        (Speaker::Client, gateway.connections.take(peer.ip))
+    };
+    let slot = slot.ok_or_else(|| (peer, too_many()))?;
     tune(&stream);
-    Ok(Accepted { stream, peer, slot })
+    Ok(Accepted {
+        stream,
+        peer,
+        slot,
+        listener,
+        speaker,
+    })
+}
+
+/// Judges an address by a listener's own list, or the common one.
+///
+/// A ban, and a deny in `security.network.rules`, hold everywhere.
+pub(super) fn reach(
+    gateway: &Gateway,
+    snapshot: &Snapshot,
+    listen: Option<&Listen>,
+    source: IpAddr,
+) -> Result<Reach, Denial> {
+    let addresses = &snapshot.policy().addresses;
+    let common = gateway.timed.admit(addresses, source);
+    let Some((listen, allowed)) = listen.and_then(|l| Some((l, l.allowed.as_ref()?))) else {
+        return common.map(|()| Reach::Everything);
+    };
+    let is_denied = addresses
+        .find(source)
+        .is_some_and(|rule| rule.rule == AddressRule::Deny);
+    match &common {
+        Err(denial) if is_denied || denial.reason == Reason::AddressBanned => {
+            return Err(denial.clone());
+        }
+        _ => {}
+    }
+    if !holds(allowed, source) {
+        let rule = format!("{}.allowedIPs", listen.path);
+        return Err(Denial::new(Reason::AddressNotAllowed, &rule));
+    }
+    Ok(if common.is_err() && !listen.bypass.is_empty() {
+        Reach::Webhooks
+    } else {
+        Reach::Everything
+    })
+}
+
+/// A proxy need not be in a list, but it can be banned by hand.
+pub(super) fn not_banned(gateway: &Gateway, proxy: IpAddr) -> Result<(), Denial> {
+    match gateway.admit(proxy) {
+        Err(denial) if denial.reason == Reason::AddressBanned => Err(denial),
+        _ => Ok(()),
+    }
+}
+
+/// Judges a request's client, who behind a proxy is another one each time.
+pub(super) fn admit_request(exchange: &Exchange, routed: Routed) -> Result<Routed, Refusal> {
+    let listen = exchange.listen();
+    match reach(
+        exchange.gateway(),
+        &exchange.snapshot,
+        listen,
+        exchange.peer().ip,
+    )? {
+        Reach::Webhooks if routed.route != Route::Webhook => {
+            let rule = listen.map(|listen| format!("{}.bypass", listen.path));
+            let rule = rule.unwrap_or_default();
+            Err(Denial::new(Reason::AddressNotAllowed, &rule).into())
+        }
+        _ => Ok(routed),
+    }
+}
+
+/// Finds out for whom a connection speaks; `None` when it may not.
+pub(super) async fn identify(gateway: &Gateway, accepted: Accepted) -> Option<Identified> {
+    let Accepted {
+        mut stream,
+        peer,
+        slot,
+        listener,
+        speaker,
+    } = accepted;
+    let mut identified = match speaker {
+        Speaker::Client => (peer, Speaker::Client, vec![slot]),
+        Speaker::Proxy => match proxy::read_header(&mut stream).await {
+            Ok(Spoken::Nothing) => (peer, Speaker::Proxy, vec![slot]),
+            Ok(Spoken::Itself) => (peer, Speaker::Client, vec![slot]),
+            Ok(Spoken::For(client)) => (client, Speaker::Client, vec![slot]),
+            Err(error) => {
+                tracing::warn!(proxy = %peer.ip, %error, "read a PROXY header");
+                return None;
+            }
+        },
+    };
+    let (client, now, slots) = &mut identified;
+    if *now == Speaker::Client && speaker == Speaker::Proxy {
+        let snapshot = gateway.snapshot.load();
+        let listen = snapshot.config.gateway.listen.get(listener);
+        let place = match reach(gateway, &snapshot, listen, client.ip) {
+            Ok(_) if client.ip == peer.ip => None,
+            Ok(_) => {
+                let place = gateway.connections.take(client.ip);
+                if place.is_none() {
+                    refuse(gateway, *client, too_many());
+                    return None;
+                }
+                place
+            }
+            Err(denial) => {
+                refuse(gateway, *client, denial);
+                return None;
+            }
+        };
+        slots.extend(place);
+    }
+    let (peer, speaker, slots) = identified;
+    Some(Identified {
+        stream,
+        peer,
+        listener,
+        speaker,
+        slots,
+    })
+}
+
+fn too_many() -> Denial {
+    Denial::new(Reason::RateLimited, "connection limit")
 }
 
 /// Small frames go out at once, and a peer that vanished is noticed.

@@ -13,12 +13,15 @@ mod snapshot;
 mod timed;
 
 mod listener;
+mod proxy;
 mod tls;
 
 mod connection;
 mod head;
 mod http;
+mod progress;
 mod route;
+mod watched;
 
 mod auth;
 mod limits;

@@ -1,18 +1,18 @@
 //! What strangers' bytes reach before anybody is known, as functions of bytes: for the fuzz
 //! targets (`fuzz/src/lib.rs`). Nothing of the daemon calls these.
 
-use super::head::{Head, HeadForm};
+use super::head::{Head, HeadForm, Protocol};
 pub use super::websocket::probe::{messages, request};
 
 /// What the checker of request heads says of bytes that come in these pieces.
 pub fn head<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> &'static str {
-    let head = Head::default();
+    let head = Head::new(Protocol::Http1);
     for piece in pieces {
         head.see(piece);
     }
     match head.judge() {
         HeadForm::Plain => "plain",
-        HeadForm::Unseen => "not seen whole",
+        HeadForm::Unseen | HeadForm::Framed => "not seen whole",
         HeadForm::Ambiguous(why) => why,
     }
 }

@@ -11,6 +11,7 @@ use super::listener::Peer;
 use super::refusal::{Refusal, is_hostile};
 use super::shared::Gateway;
 use super::snapshot::Snapshot;
+use crate::config::Listen;
 use crate::event::{Event, EventKind, Outcome, ToolFact};
 use crate::policy::{Denial, Permit, Principal, Reason, Request, RequestFacts};
 
@@ -88,6 +89,11 @@ impl Exchange {
 
     pub(super) fn gateway(&self) -> &Gateway {
         &self.connection.gateway
+    }
+
+    /// The rules of the listener that this came in by.
+    pub(super) fn listen(&self) -> Option<&Listen> {
+        self.connection.listen(&self.snapshot)
     }
 
     pub(super) fn peer(&self) -> Peer {
@@ -199,7 +205,12 @@ pub(super) fn count_denial(gateway: &Gateway, snapshot: &Snapshot, peer: Peer, r
     let Some(ban) = snapshot.config.ban else {
         return;
     };
-    if !is_hostile(reason) {
+    // Behind a proxy stand many; it is not banned for what one of them did.
+    let is_proxy = || {
+        let mut listen = snapshot.config.gateway.listen.iter();
+        listen.any(|listen| listen.is_proxy(peer.ip))
+    };
+    if !is_hostile(reason) || is_proxy() {
         return;
     }
     let window_ms = snapshot.policy().limit.window_ms;

@@ -7,7 +7,7 @@ use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde_json::json;
 
-use super::body::{self, Body};
+use super::body::{self, Body, REQUEST_ID};
 use crate::policy::{Denial, Reason};
 
 /// Why a request is answered by clawsec and not by the gateway behind it.
@@ -78,6 +78,15 @@ impl Refusal {
             why,
         )
         .detailed(why)
+    }
+
+    pub(super) fn head_too_large() -> Self {
+        Self::api(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Reason::RequestMalformed,
+            "invalid_request_error",
+            "request header fields too large",
+        )
     }
 
     pub(super) fn too_large() -> Self {
@@ -236,6 +245,25 @@ impl Refusal {
         }
         response
     }
+}
+
+/// The whole HTTP/1.1 answer to bytes that are no request.
+pub(super) fn unreadable(status: u16, request: &str) -> Vec<u8> {
+    let (line, message) = match status {
+        414 => ("414 URI Too Long", "request target too long"),
+        431 => (
+            "431 Request Header Fields Too Large",
+            "request header fields too large",
+        ),
+        _ => ("400 Bad Request", "the request cannot be read"),
+    };
+    let body = json!({"error": {"message": message, "type": "invalid_request_error"}}).to_string();
+    format!(
+        "HTTP/1.1 {line}\r\ncontent-type: application/json; charset=utf-8\r\n\
+         {REQUEST_ID}: {request}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
 }
 
 impl From<Denial> for Refusal {

@@ -6,6 +6,7 @@
 use hyper::{Method, Request};
 
 use super::http::Checked;
+use crate::config::Listen;
 
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub(super) enum Route {
     Manage,
     /// A page or an asset of the Control UI or the canvas.
     Page,
+    /// A listener's `bypass` path: the gateway behind knows the sender by its own signature.
+    Webhook,
     /// Any path, with `Upgrade: websocket`.
     WebSocket,
 }
@@ -44,10 +47,19 @@ pub(super) struct Routed {
     pub(super) route: Route,
 }
 
-pub(super) fn classify(checked: Checked) -> Routed {
+pub(super) fn classify(checked: Checked, listen: Option<&Listen>) -> Routed {
     let Checked { request, upgrade } = checked;
+    let bypass = listen.is_some_and(|listen| {
+        *request.method() == Method::POST
+            && listen
+                .bypass
+                .iter()
+                .any(|path| path == request.uri().path())
+    });
     let route = if upgrade {
         Route::WebSocket
+    } else if bypass {
+        Route::Webhook
     } else {
         of(request.method(), request.uri().path())
     };

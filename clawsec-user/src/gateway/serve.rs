@@ -77,7 +77,7 @@ pub(super) async fn run_with(
         .await
         .map_err(|_elapsed| GatewayError::FirstPolicyDeadline)??;
     let generation = update.generation;
-    let snapshot = match Snapshot::compile(*update, compile) {
+    let snapshot = match Snapshot::compile(*update, compile, None) {
         Ok(snapshot) => snapshot,
         Err(error) => {
             let refused = ToSupervisor::Refused {
@@ -95,7 +95,7 @@ pub(super) async fn run_with(
     let (link, outbox) = link::link();
     let gateway = Gateway::new(snapshot, timed, link, deadlines);
     let mut outbox = tokio::spawn(outbox.run(writer));
-    for listener in listeners {
+    for (index, listener) in listeners.into_iter().enumerate() {
         listener
             .set_nonblocking(true)
             .map_err(GatewayError::Listener)?;
@@ -103,7 +103,7 @@ pub(super) async fn run_with(
             tokio::net::TcpListener::from_std(listener).map_err(GatewayError::Listener)?;
         gateway
             .tasks
-            .spawn(listener::accept_all(Arc::clone(&gateway), listener));
+            .spawn(listener::accept_all(Arc::clone(&gateway), listener, index));
     }
     gateway
         .link
@@ -151,7 +151,8 @@ async fn listen(
         match reader.receive().await.map_err(GatewayError::Supervisor)? {
             ToGateway::Policy(update) => {
                 let generation = update.generation;
-                let answer = match Snapshot::compile(*update, compile) {
+                let before = gateway.snapshot.load();
+                let answer = match Snapshot::compile(*update, compile, Some(&before)) {
                     Ok(snapshot) => {
                         gateway.install(snapshot);
                         ToSupervisor::Ready { generation }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,8 +27,12 @@ pub(super) struct Gateway {
     pub(super) generation: watch::Sender<u64>,
     pub(super) link: Link,
     pub(super) limits: Limits,
+    /// The same numbers for webhooks, counted apart.
+    pub(super) webhooks: Limits,
     pub(super) budget: Budget,
     pub(super) connections: Connections,
+    /// Requests that may be upstream at once.
+    pub(super) forwards: Arc<Semaphore>,
     /// Cancelled when the gateway drains.
     pub(super) drain: CancellationToken,
     pub(super) tasks: TaskTracker,
@@ -45,11 +49,13 @@ impl Gateway {
         Arc::new(Self {
             generation: watch::Sender::new(snapshot.generation()),
             limits: Limits::new(snapshot.policy().limit),
+            webhooks: Limits::new(snapshot.policy().limit),
             snapshot: ArcSwap::from_pointee(snapshot),
             timed,
             link,
             budget: Budget::new(),
             connections: Connections::default(),
+            forwards: Arc::new(Semaphore::new(MAX_FORWARDS)),
             drain: CancellationToken::new(),
             tasks: TaskTracker::new(),
             deadlines,
@@ -67,6 +73,7 @@ impl Gateway {
     pub(super) fn install(&self, snapshot: Snapshot) {
         let generation = snapshot.generation();
         self.limits.reconfigure(snapshot.policy().limit);
+        self.webhooks.reconfigure(snapshot.policy().limit);
         self.snapshot.store(Arc::new(snapshot));
         self.generation.send_replace(generation);
     }
@@ -90,6 +97,16 @@ pub(super) struct Deadlines {
     pub(super) handshake: Duration,
     /// One WebSocket frame to be taken by a peer.
     pub(super) write: Duration,
+    /// A piece of an answer to be taken by the client, whatever the protocol.
+    pub(super) stall: Duration,
+    /// An HTTP/2 connection on which nothing is asked for.
+    pub(super) idle_h2: Duration,
+    /// Between HTTP/2 pings, and for the answer to one.
+    pub(super) ping: Duration,
+    /// Between two pieces of a body that is streamed.
+    pub(super) body_idle: Duration,
+    /// For the whole of a body that is streamed.
+    pub(super) body_total: Duration,
     /// Silence of a WebSocket client after which it is pinged, then ended after as long again.
     pub(super) idle: Duration,
 }
@@ -105,8 +122,26 @@ impl Default for Deadlines {
             upstream_work: Duration::from_mins(15),
             handshake: Duration::from_secs(10),
             write: Duration::from_secs(30),
+            stall: Duration::from_secs(30),
+            idle_h2: Duration::from_mins(1),
+            ping: Duration::from_secs(20),
+            body_idle: Duration::from_secs(30),
+            body_total: Duration::from_mins(15),
             idle: Duration::from_mins(1),
         }
+    }
+}
+
+/// Spawns what HTTP/2 streams need among the gateway's own tasks.
+#[derive(Debug, Clone)]
+pub(super) struct Tracked(pub(super) TaskTracker);
+
+impl<F> hyper::rt::Executor<F> for Tracked
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
     }
 }
 
@@ -122,11 +157,22 @@ struct Counts {
 
 /// Well under the descriptor limit that `confine` sets: a proxied connection takes two.
 const MAX_CONNECTIONS: usize = 4096;
+/// One HTTP/2 connection carries many requests, each of which takes a descriptor upstream.
+const MAX_FORWARDS: usize = 4096;
 const MAX_CONNECTIONS_PER_SOURCE: usize = 256;
 
 impl Connections {
     /// Takes a place for a connection of `source`, if there is one.
     pub(super) fn take(&self, source: IpAddr) -> Option<Slot> {
+        self.take_within(source, MAX_CONNECTIONS_PER_SOURCE)
+    }
+
+    /// The same for a proxy, which connects for many.
+    pub(super) fn take_for_proxy(&self, proxy: IpAddr) -> Option<Slot> {
+        self.take_within(proxy, MAX_CONNECTIONS)
+    }
+
+    fn take_within(&self, source: IpAddr, most: usize) -> Option<Slot> {
         let key = SourceKey::new(source);
         let total = self.0.total.fetch_add(1, Ordering::Relaxed);
         let slot = Slot {
@@ -136,7 +182,7 @@ impl Connections {
         let mut by_source = lock(&self.0.by_source);
         let count = by_source.entry(key).or_insert(0);
         *count += 1;
-        let fits = total < MAX_CONNECTIONS && *count <= MAX_CONNECTIONS_PER_SOURCE;
+        let fits = total < MAX_CONNECTIONS && *count <= most;
         drop(by_source);
         fits.then_some(slot)
     }

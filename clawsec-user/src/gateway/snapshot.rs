@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
-use tokio_rustls::TlsAcceptor;
-
-use super::tls::{self, TlsError};
+use super::tls::{Tls, TlsError};
 use crate::config::{self, Config, NoSources, Secret};
 use crate::ipc::PolicyUpdate;
 use crate::policy::Policy;
@@ -26,7 +25,7 @@ pub(super) fn compile(update: &PolicyUpdate) -> Result<Config, String> {
 pub(super) struct Snapshot {
     pub(super) config: Config,
     /// `None` serves plain HTTP, which configuration allows on loopback or when written out.
-    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) tls: Option<Arc<Tls>>,
     pub(super) upstream_token: Option<Secret>,
     pub(super) device_seeds: BTreeMap<String, [u8; 32]>,
 }
@@ -43,14 +42,29 @@ pub enum SnapshotError {
 
 impl Snapshot {
     /// Joins a compiled configuration with what came along.
-    pub(super) fn new(mut config: Config, update: PolicyUpdate) -> Result<Self, SnapshotError> {
+    ///
+    /// TLS that did not change stays the very same, and with it the sessions that clients resume.
+    pub(super) fn new(
+        mut config: Config,
+        update: PolicyUpdate,
+        before: Option<&Self>,
+    ) -> Result<Self, SnapshotError> {
         config.policy.generation = update.generation;
         config.packets.generation = update.generation;
         let tls = match (&config.gateway.tls, &update.tls) {
             (None, _) => None,
             (Some(_), None) => return Err(SnapshotError::TlsMissing),
             (Some(settings), Some(material)) => {
-                Some(tls::acceptor(material, settings.min_version).map_err(SnapshotError::Tls)?)
+                let hosts = &config.gateway.hosts;
+                let kept = before
+                    .and_then(|before| before.tls.as_ref())
+                    .filter(|tls| tls.is_of(material, settings.min_version, hosts));
+                Some(match kept {
+                    Some(tls) => Arc::clone(tls),
+                    None => Tls::new(material, settings.min_version, hosts)
+                        .map(Arc::new)
+                        .map_err(SnapshotError::Tls)?,
+                })
             }
         };
         Ok(Self {
@@ -61,9 +75,13 @@ impl Snapshot {
         })
     }
 
-    pub(super) fn compile(update: PolicyUpdate, compile: Compile) -> Result<Self, SnapshotError> {
+    pub(super) fn compile(
+        update: PolicyUpdate,
+        compile: Compile,
+        before: Option<&Self>,
+    ) -> Result<Self, SnapshotError> {
         let config = compile(&update).map_err(SnapshotError::Compile)?;
-        Self::new(config, update)
+        Self::new(config, update, before)
     }
 
     pub(super) fn policy(&self) -> &Policy {

@@ -1,14 +1,24 @@
-//! TLS at the front door: rustls with aws-lc-rs, 1.2 and 1.3, `http/1.1` only for now.
+//! TLS at the front door: rustls with aws-lc-rs, 1.2 and 1.3, HTTP/2 and HTTP/1.1, sessions that
+//! clients resume, and certificates of theirs that stand for principals.
 //!
 //! Invariant: no process-wide default provider is relied on; the provider is named here.
 
 use std::sync::Arc;
 
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
-use rustls::{InconsistentKeys, ServerConfig, SupportedProtocolVersion, version};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    InconsistentKeys, RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion,
+    version,
+};
 use tokio_rustls::TlsAcceptor;
 
+use super::auth::Presented;
+use super::head::Protocol;
 use crate::config::TlsVersion;
 use crate::ipc::TlsMaterial;
 
@@ -24,13 +34,65 @@ pub enum TlsError {
     KeyMismatch,
     #[error("use the certificate and key")]
     Unusable(#[source] rustls::Error),
+    #[error("read the PEM of gateway.tls.clientCa")]
+    ClientCaPem(#[source] pem::Error),
+    #[error("use a certificate of gateway.tls.clientCa")]
+    ClientCaUnusable(#[source] rustls::Error),
+    #[error("use gateway.tls.clientCa")]
+    ClientCa(#[source] VerifierBuilderError),
+    #[error("make keys for session tickets")]
+    Ticketer(#[source] rustls::Error),
     #[error("offer the protocol versions")]
     Versions(#[source] rustls::Error),
 }
 
-pub(super) fn acceptor(
+/// TLS as one policy has it.
+pub(super) struct Tls {
+    pub(super) acceptor: TlsAcceptor,
+    made_of: (TlsMaterial, TlsVersion, Vec<String>),
+}
+
+impl Tls {
+    /// `hosts` are the names that are served; empty is any.
+    pub(super) fn new(
+        material: &TlsMaterial,
+        min_version: TlsVersion,
+        hosts: &[String],
+    ) -> Result<Self, TlsError> {
+        Ok(Self {
+            acceptor: acceptor(material, min_version, hosts)?,
+            made_of: (material.clone(), min_version, hosts.to_vec()),
+        })
+    }
+
+    pub(super) fn is_of(
+        &self,
+        material: &TlsMaterial,
+        min_version: TlsVersion,
+        hosts: &[String],
+    ) -> bool {
+        let (own, version, names) = &self.made_of;
+        own == material && *version == min_version && names == hosts
+    }
+}
+
+/// What a handshake agreed on: the protocol, and whose certificate the client has.
+pub(super) fn agreed(session: &ServerConnection) -> (Protocol, Option<Presented>) {
+    let protocol = match session.alpn_protocol() {
+        Some(b"h2") => Protocol::Http2,
+        _ => Protocol::Http1,
+    };
+    let certificate = session
+        .peer_certificates()
+        .and_then(|chain| chain.first())
+        .and_then(Presented::certificate);
+    (protocol, certificate)
+}
+
+fn acceptor(
     material: &TlsMaterial,
     min_version: TlsVersion,
+    hosts: &[String],
 ) -> Result<TlsAcceptor, TlsError> {
     let chain = CertificateDer::pem_slice_iter(material.cert_pem.as_bytes())
         .collect::<Result<Vec<_>, _>>()
@@ -44,18 +106,62 @@ pub(super) fn acceptor(
         TlsVersion::Tls12 => &[&version::TLS13, &version::TLS12],
         TlsVersion::Tls13 => &[&version::TLS13],
     };
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let certified = CertifiedKey::from_der(chain, key, &provider).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => TlsError::KeyMismatch,
+        error => TlsError::Unusable(error),
+    })?;
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions)
-        .map_err(TlsError::Versions)?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|error| match error {
-            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => TlsError::KeyMismatch,
-            error => TlsError::Unusable(error),
-        })?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        .map_err(TlsError::Versions)?;
+    let builder = match &material.client_ca_pem {
+        None => builder.with_no_client_auth(),
+        Some(pem) => builder.with_client_cert_verifier(client_verifier(pem, provider)?),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(Named {
+        certified: Arc::new(certified),
+        hosts: hosts.to_vec(),
+    }));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // Keys of its own, rotated by rustls every six hours; a ticket is good for twelve.
+    config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Ticketer)?;
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Asks for a certificate and goes on without one; a wrong one ends the handshake.
+fn client_verifier(
+    pem: &str,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(TlsError::ClientCaPem)?;
+        roots.add(certificate).map_err(TlsError::ClientCaUnusable)?;
+    }
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .allow_unauthenticated()
+        .build()
+        .map_err(TlsError::ClientCa)
+}
+
+/// The one certificate, for the names that are served and for clients that name none.
+#[derive(Debug)]
+struct Named {
+    certified: Arc<CertifiedKey>,
+    hosts: Vec<String>,
+}
+
+impl ResolvesServerCert for Named {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let served = match hello.server_name() {
+            Some(name) if !self.hosts.is_empty() => self
+                .hosts
+                .iter()
+                .any(|host| host.eq_ignore_ascii_case(name)),
+            _ => true,
+        };
+        served.then(|| Arc::clone(&self.certified))
+    }
 }
 
 #[cfg(test)]
@@ -88,8 +194,12 @@ mod tests {
             ("no key", cert.clone(), cert, Some("read the key's PEM")),
         ];
         for (name, cert_pem, key_pem, expected) in rows {
-            let material = TlsMaterial { cert_pem, key_pem };
-            let error = acceptor(&material, TlsVersion::Tls12).err();
+            let material = TlsMaterial {
+                cert_pem,
+                key_pem,
+                client_ca_pem: None,
+            };
+            let error = acceptor(&material, TlsVersion::Tls12, &[]).err();
             assert_eq!(error.map(|e| e.to_string()).as_deref(), expected, "{name}");
         }
     }

@@ -4,8 +4,9 @@
 //! not reused, so bytes of one client can never stand in front of another's.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper::header::{
     AUTHORIZATION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
@@ -15,26 +16,40 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::auth::API_KEY;
-use super::body::{Body, REQUEST_ID};
+use super::body::{Body, Paced, REQUEST_ID, TooSlow};
 use super::facts::{Cargo, Load};
 use super::http::strip_hop_by_hop;
 use super::record::Exchange;
 use super::refusal::Refusal;
 use super::shared::Deadlines;
 use super::snapshot::Snapshot;
+use crate::causes::chain;
 use crate::config::{Upstream, UpstreamAuth};
 use crate::policy::{self, Permit};
 
 /// The largest body that is streamed without being judged.
 const STREAMED_BODY_BYTES: usize = 25 * 1024 * 1024;
 
+/// Whose credential goes upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Credential {
+    /// clawsec's.
+    Ours,
+    /// A webhook sender's own, whatever that is.
+    Senders,
+}
+
 /// Sends a permitted request upstream and streams the answer back.
 pub(super) async fn forward(
     exchange: &Exchange,
     permit: Permit,
     cargo: Cargo,
+    credential: Credential,
 ) -> Result<Response<Body>, Refusal> {
     let gateway = exchange.gateway();
+    let place = Arc::clone(&gateway.forwards)
+        .try_acquire_owned()
+        .map_err(|_full| Refusal::overloaded().detailed("too many requests are upstream"))?;
     let deadlines = &gateway.deadlines;
     let config = &exchange.snapshot.config.gateway;
     let stream = connect(&config.upstream, deadlines).await?;
@@ -58,9 +73,13 @@ pub(super) async fn forward(
         Load::Held(held) => Full::new(held.bytes)
             .map_err(|never| match never {})
             .boxed_unsync(),
-        Load::Streamed(body) => Limited::new(body, STREAMED_BODY_BYTES).boxed_unsync(),
+        Load::Streamed(body) => {
+            let head = Arc::clone(&exchange.connection.head);
+            let paced = Paced::new(body, deadlines, move || head.expect_next());
+            Limited::new(paced, STREAMED_BODY_BYTES).boxed_unsync()
+        }
     });
-    *request.headers_mut() = request_headers(&parts.headers, path, &exchange.snapshot);
+    *request.headers_mut() = request_headers(&parts.headers, path, &exchange.snapshot, credential);
     vouch(
         request.headers_mut(),
         config.upstream_auth,
@@ -74,7 +93,7 @@ pub(super) async fn forward(
     let answer = tokio::time::timeout(head_deadline, sender.send_request(request)).await;
     let mut response = match answer {
         Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(Refusal::unreachable(error.to_string())),
+        Ok(Err(error)) => return Err(failed(&error)),
         Err(_elapsed) => return Err(Refusal::timed_out("no response head")),
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -86,7 +105,26 @@ pub(super) async fn forward(
     if let Ok(id) = HeaderValue::from_str(&exchange.id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
-    Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))
+    let progress = &exchange.connection.progress;
+    Ok(response.map(|body| progress.watch(body.map_err(Into::into).boxed_unsync(), Some(place))))
+}
+
+/// Tells a client whose body failed from an upstream that did.
+fn failed(error: &hyper::Error) -> Refusal {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if cause.is::<LengthLimitError>() {
+            return Refusal::too_large();
+        }
+        if cause.is::<TooSlow>() {
+            return Refusal::slow();
+        }
+        source = cause.source();
+    }
+    if error.is_user() {
+        return Refusal::malformed("the request body ended early").detailed(chain(error));
+    }
+    Refusal::unreachable(error.to_string())
 }
 
 /// Opens a TCP connection to the upstream.
@@ -122,12 +160,18 @@ pub(super) fn host_header(upstream: &Upstream) -> Result<HeaderValue, Refusal> {
 }
 
 /// The client's headers without what is not for the upstream, and with clawsec's credential.
-fn request_headers(client: &HeaderMap, path: &str, snapshot: &Snapshot) -> HeaderMap {
+fn request_headers(
+    client: &HeaderMap,
+    path: &str,
+    snapshot: &Snapshot,
+    credential: Credential,
+) -> HeaderMap {
     // What is between two hops only was removed by `http::check`, before anything was judged.
     let mut headers = client.clone();
     let unwanted: Vec<HeaderName> = headers
         .keys()
         .filter(|name| is_not_for_upstream(name.as_str()))
+        .filter(|name| credential == Credential::Ours || *name != AUTHORIZATION)
         .cloned()
         .collect();
     for name in unwanted {
@@ -142,6 +186,7 @@ fn request_headers(client: &HeaderMap, path: &str, snapshot: &Snapshot) -> Heade
             .iter()
             .any(|product| headers.contains_key(format!("x-{product}-token")));
     if let Some(token) = &snapshot.upstream_token
+        && credential == Credential::Ours
         && !has_hook_token
         && let Ok(mut bearer) = HeaderValue::from_str(&format!("Bearer {}", token.reveal()))
     {
@@ -174,12 +219,26 @@ const FOR: &str = "x-forwarded-for";
 fn is_not_for_upstream(name: &str) -> bool {
     name.starts_with("x-forwarded")
         || name.starts_with("tailscale-")
+        || name.starts_with("cf-")
+        || name.starts_with("x-openclaw-scopes")
         || [
             "forwarded",
             "x-real-ip",
             "x-client-ip",
+            "x-cluster-client-ip",
+            "x-original-forwarded-for",
+            "x-originating-ip",
+            "x-remote-ip",
+            "x-remote-addr",
+            "x-original-host",
+            "x-original-url",
+            "x-rewrite-url",
+            "x-http-method-override",
+            "x-http-method",
+            "x-method-override",
             "true-client-ip",
-            "cf-connecting-ip",
+            "fastly-client-ip",
+            "fly-client-ip",
             "via",
             API_KEY,
         ]

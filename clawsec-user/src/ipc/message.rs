@@ -64,6 +64,8 @@ pub struct PolicyUpdate {
 pub struct TlsMaterial {
     pub cert_pem: String,
     pub key_pem: String,
+    /// Authorities of client certificates.
+    pub client_ca_pem: Option<String>,
 }
 
 /// What the gateway tells the supervisor.

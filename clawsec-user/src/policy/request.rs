@@ -242,6 +242,18 @@ impl Policy {
             .unwrap_or(&self.default_agent)
     }
 
+    /// Permits a webhook that `rule` lets by: nobody's key, and nothing that policy has a say in.
+    pub fn decide_for_webhook(&self, rule: &str) -> Permit {
+        Permit {
+            facts: RequestFacts::new(Request::Route),
+            principal: "webhook".to_owned(),
+            rule: rule.to_owned(),
+            generation: self.generation,
+            sandboxed: false,
+            isolation: None,
+        }
+    }
+
     /// The lists of the configuration and of the agent; whether the tool runs sandboxed.
     fn judge_tool(&self, tool: &ToolName, agent: &str) -> Result<bool, Denial> {
         self.tools.judge(tool)?;

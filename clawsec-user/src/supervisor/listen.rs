@@ -78,9 +78,7 @@ mod tests {
     use super::*;
 
     fn entry(address: &str) -> Listen {
-        Listen {
-            address: address.parse().unwrap(),
-        }
+        Listen::plain(address.parse().unwrap())
     }
 
     #[test]

@@ -163,7 +163,12 @@ fn refuse_what_needs_a_restart(before: &Config, after: &Config) -> Result<(), St
     let rows = [
         (
             "gateway.listen",
-            before.gateway.listen != after.gateway.listen,
+            !before
+                .gateway
+                .listen
+                .iter()
+                .map(|entry| entry.address)
+                .eq(after.gateway.listen.iter().map(|entry| entry.address)),
         ),
         (
             "gateway.admin.socket",
@@ -231,28 +236,47 @@ pub(super) fn next_generation(state_dir: &Path) -> Result<u64, StartError> {
     Ok(next)
 }
 
-/// Notices that a file was replaced or rewritten, by size, time and inode.
+/// Notices that the configuration, the certificate or its key was replaced or rewritten, by size,
+/// time and inode.
 pub(super) struct FileWatch {
-    path: PathBuf,
-    seen: Option<Stamp>,
+    seen: Vec<(PathBuf, Option<Stamp>)>,
 }
 
 type Stamp = (u64, Option<SystemTime>, u64);
 
 impl FileWatch {
-    pub(super) fn new(path: &Path) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
+        let tls = config.gateway.tls.iter();
+        let tls = tls.flat_map(|tls| [&tls.cert, &tls.key].into_iter().chain(&tls.client_ca));
+        Self::of(std::iter::once(&config.path).chain(tls))
+    }
+
+    fn of<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Self {
         Self {
-            path: path.to_owned(),
-            seen: stamp(path),
+            seen: paths.map(|path| (path.clone(), stamp(path))).collect(),
         }
     }
 
-    /// Takes the file as it is now for known.
+    /// Takes the files as they are now for known.
     pub(super) fn settle(&mut self) {
-        self.seen = stamp(&self.path);
+        for (path, seen) in &mut self.seen {
+            *seen = stamp(path);
+        }
     }
 
-    /// Waits until the file has changed and has then rested for one poll.
+    /// Watches the files of `config`, which may name another certificate than before.
+    pub(super) fn follow(&mut self, config: &Config) {
+        let mut fresh = Self::new(config);
+        for (path, stamp) in &mut fresh.seen {
+            if let Some((_, known)) = self.seen.iter().find(|(known, _)| known == path) {
+                *stamp = *known;
+            }
+        }
+        *self = fresh;
+    }
+
+    /// Waits until a file has changed and all have then rested for one poll: a certificate and
+    /// its key are replaced one after the other.
     ///
     /// # Cancel safety
     ///
@@ -261,13 +285,16 @@ impl FileWatch {
         let mut candidate = None;
         loop {
             tokio::time::sleep(POLL).await;
-            let now = stamp(&self.path);
-            if now.is_some() && now != self.seen {
-                if candidate == now {
-                    self.seen = now;
+            let now: Vec<_> = self.seen.iter().map(|(path, _)| stamp(path)).collect();
+            let whole = now.iter().all(Option::is_some);
+            if whole && !now.iter().eq(self.seen.iter().map(|(_, stamp)| stamp)) {
+                if candidate.as_ref() == Some(&now) {
+                    for ((_, seen), now) in self.seen.iter_mut().zip(now) {
+                        *seen = now;
+                    }
                     return;
                 }
-                candidate = now;
+                candidate = Some(now);
             }
         }
     }
@@ -295,19 +322,23 @@ mod tests {
     async fn a_replaced_file_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("clawsec.json");
+        let key = dir.path().join("key.pem");
         std::fs::write(&path, "{}").unwrap();
-        let mut watch = FileWatch::new(&path);
+        std::fs::write(&key, "").unwrap();
+        let mut watch = FileWatch::of([&path, &key].into_iter());
         assert!(
             tokio::time::timeout(POLL * 4, watch.changed())
                 .await
                 .is_err()
         );
-        std::fs::write(&path, "{ }").unwrap();
-        assert!(
-            tokio::time::timeout(POLL * 4, watch.changed())
-                .await
-                .is_ok()
-        );
+        for (file, text) in [(&path, "{ }"), (&key, "key")] {
+            std::fs::write(file, text).unwrap();
+            assert!(
+                tokio::time::timeout(POLL * 4, watch.changed())
+                    .await
+                    .is_ok()
+            );
+        }
         assert!(
             tokio::time::timeout(POLL * 4, watch.changed())
                 .await

@@ -51,6 +51,11 @@ pub(super) fn tls_material(tls: &TlsConfig) -> Result<TlsMaterial, SecretError> 
     Ok(TlsMaterial {
         cert_pem: read(&tls.cert, "gateway.tls.cert")?,
         key_pem: read(&tls.key, "gateway.tls.key")?,
+        client_ca_pem: tls
+            .client_ca
+            .as_deref()
+            .map(|path| read(path, "gateway.tls.clientCa"))
+            .transpose()?,
     })
 }
 
@@ -151,6 +156,7 @@ mod tests {
         let material = TlsMaterial {
             cert_pem: made.cert.pem(),
             key_pem: String::new(),
+            client_ca_pem: None,
         };
         let digest = digest::digest(&digest::SHA256, made.cert.der());
         let shown = fingerprint(&material).unwrap();
@@ -159,6 +165,7 @@ mod tests {
         let empty = TlsMaterial {
             cert_pem: "none".into(),
             key_pem: String::new(),
+            client_ca_pem: None,
         };
         assert_eq!(fingerprint(&empty), None);
     }

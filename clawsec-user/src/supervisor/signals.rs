@@ -39,7 +39,7 @@ impl Signals {
         mut applied: watch::Receiver<Applied>,
         at_start: Option<Probation>,
     ) -> Result<(), StartError> {
-        let mut watch = reload::FileWatch::new(&state.config().path);
+        let mut watch = reload::FileWatch::new(&state.config());
         // What is put back if nobody confirms; at start that is the kernel's other slot.
         let mut probation = at_start.map(|probation| (probation, None));
         loop {
@@ -48,9 +48,9 @@ impl Signals {
                 _ = self.interrupt.recv() => break,
                 _ = self.hang_up.recv() => {
                     state.records.reopen();
-                    let replaced = reload::reload(state, &mut applied).await;
+                    // Before it is read: what changes while it is, is read again.
                     watch.settle();
-                    replaced
+                    reload::reload(state, &mut applied).await
                 }
                 () = watch.changed() => reload::reload(state, &mut applied).await,
                 confirmed = outcome(&mut probation) => {
@@ -65,6 +65,7 @@ impl Signals {
                     None
                 }
             };
+            watch.follow(&state.config());
             if let (Some(within), Some(before)) = (state.options.confirm, replaced) {
                 let generation = state.config().policy.generation;
                 probation = Some((state.confirmation.begin(generation, within), Some(before)));

@@ -11,7 +11,15 @@ use super::super::reader::{Field, Place, Section};
 use super::super::redact::Change;
 use crate::policy::{GroupId, KeyDigest, PrincipalSpec, Scope, ToolRules, UnixSeconds, UserId};
 
-pub(super) fn read(section: &mut Section<'_, '_>) -> Vec<PrincipalSpec> {
+/// What `security.auth` says.
+#[derive(Default)]
+pub(super) struct Auth {
+    pub(super) principals: Vec<PrincipalSpec>,
+    /// Where a client certificate is named.
+    pub(super) certificates: Vec<(String, usize)>,
+}
+
+pub(super) fn read(section: &mut Section<'_, '_>) -> Auth {
     let kind = section
         .at("type")
         .required("\"apiKey\" or \"token\"")
@@ -50,12 +58,18 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> Vec<PrincipalSpec> {
         }
     };
     refuse_doubles(section, &principals);
-    principals.into_iter().map(|placed| placed.spec).collect()
+    let named = principals.iter().filter(|placed| placed.by_certificate);
+    let certificates = named.map(|placed| (format!("{}.cert", placed.spec.path), placed.offset));
+    Auth {
+        certificates: certificates.collect(),
+        principals: principals.into_iter().map(|placed| placed.spec).collect(),
+    }
 }
 
 /// A principal and where its key stands.
 struct Placed {
     offset: usize,
+    by_certificate: bool,
     spec: PrincipalSpec,
 }
 
@@ -94,7 +108,11 @@ fn plain(field: Field<'_, '_>) -> Option<Placed> {
         not_after: None,
     };
     let offset = place.offset();
-    Some(Placed { offset, spec })
+    Some(Placed {
+        offset,
+        by_certificate: false,
+        spec,
+    })
 }
 
 fn detailed(section: &mut Section<'_, '_>) -> Option<Placed> {
@@ -110,8 +128,19 @@ fn detailed(section: &mut Section<'_, '_>) -> Option<Placed> {
                 Err(None)
             }
         });
-    let key = key(section.at("token").required("the token, as a text"));
-    let key = key.map(|(digest, place)| (digest, place.offset()));
+    let key = if section.has("cert") {
+        if section.has("token") {
+            section
+                .at("cert")
+                .problem("beside `token`; write two entries, each of which opens on its own");
+        }
+        section.at("token");
+        certificate(section.at("cert"))
+    } else {
+        section.at("cert");
+        let key = key(section.at("token").required("the token, as a text"));
+        key.map(|(digest, place)| (digest, place.offset()))
+    };
     let user = section.at("user").text().map(UserId::new);
     let groups = section.at("groups").texts();
     if groups.as_ref().is_some_and(Vec::is_empty) {
@@ -160,7 +189,22 @@ fn detailed(section: &mut Section<'_, '_>) -> Option<Placed> {
         not_before,
         not_after,
     };
-    Some(Placed { offset, spec })
+    Some(Placed {
+        offset,
+        by_certificate: section.has("cert"),
+        spec,
+    })
+}
+
+/// Reads whose client certificate stands for this principal: the SHA-256 of its public key.
+fn certificate(field: Field<'_, '_>) -> Option<(KeyDigest, usize)> {
+    let offset = field.offset();
+    let expected = "\"sha256:\" and 64 hexadecimal digits, of the certificate's public key";
+    let digest = field.parsed(expected, |text| {
+        let hex = text.strip_prefix("sha256:").and_then(from_hex);
+        hex.map(certificate_digest).ok_or(None)
+    })?;
+    Some((digest, offset))
 }
 
 /// Reads a key, and puts its digest in its place in the redacted document.
@@ -181,7 +225,7 @@ fn key<'r>(field: Field<'r, '_>) -> Option<(KeyDigest, Place<'r>)> {
                 "a key of {length} bytes can be guessed; make one with `clawsec key new`"
             ));
         }
-        sha256(text)
+        sha256(text.as_bytes())
     } else {
         place.problem("a key is printable ASCII without spaces, to stand in a header");
         return None;
@@ -194,7 +238,7 @@ fn key<'r>(field: Field<'r, '_>) -> Option<(KeyDigest, Place<'r>)> {
 fn refuse_doubles(section: &mut Section<'_, '_>, principals: &[Placed]) {
     let mut ids: HashMap<&str, &str> = HashMap::new();
     let mut digests: HashMap<KeyDigest, &str> = HashMap::new();
-    for Placed { offset, spec } in principals {
+    for Placed { offset, spec, .. } in principals {
         let path = spec.path.as_str();
         let message = if let Some(first) = digests.insert(spec.digest, path) {
             format!("the same key as {first}")
@@ -207,13 +251,20 @@ fn refuse_doubles(section: &mut Section<'_, '_>, principals: &[Placed]) {
     }
 }
 
+/// What a client certificate is looked up by, from the SHA-256 of its public key (SPKI, DER).
+///
+/// A key is UTF-8 and never begins with 0xff, so that none can be made to hash to the same.
+pub fn certificate_digest(spki_sha256: [u8; 32]) -> KeyDigest {
+    let mut text = vec![0xff];
+    text.extend_from_slice(b"clawsec client certificate");
+    text.extend_from_slice(&spki_sha256);
+    sha256(&text)
+}
+
 /// SHA-256 of a key's text.
-fn sha256(text: &str) -> KeyDigest {
+fn sha256(text: &[u8]) -> KeyDigest {
     let mut bytes = [0; 32];
-    for (to, from) in bytes
-        .iter_mut()
-        .zip(digest(&SHA256, text.as_bytes()).as_ref())
-    {
+    for (to, from) in bytes.iter_mut().zip(digest(&SHA256, text).as_ref()) {
         *to = *from;
     }
     KeyDigest(bytes)

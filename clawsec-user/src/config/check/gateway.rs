@@ -8,6 +8,7 @@ use super::super::model::{
 };
 use super::super::reader::{Field, Section};
 use super::super::redact::Change;
+use super::network::prefix;
 use crate::policy::UnknownMethods;
 
 pub(super) fn read(section: &mut Section<'_, '_>) -> GatewayConfig {
@@ -31,7 +32,7 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> GatewayConfig {
     let listen = section
         .at("listen")
         .list(listen)
-        .unwrap_or_else(|| WILDCARDS.to_vec());
+        .unwrap_or_else(|| WILDCARDS.map(Listen::plain).to_vec());
     if listen.is_empty() && !section.report.has_problem_under("gateway.listen") {
         section
             .at("listen")
@@ -39,7 +40,7 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> GatewayConfig {
     }
     let listen = match tls {
         // No word about TLS: nobody but this host, whatever `listen` says.
-        None => narrow(section, &listen),
+        None => narrow(section, listen),
         Some(None) => {
             section
                 .at("tls")
@@ -48,7 +49,7 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> GatewayConfig {
         }
         Some(Some(_)) => listen,
     };
-    let own = listen.iter().any(|address| {
+    let own = listen.iter().map(|entry| entry.address).any(|address| {
         address.port() == upstream.port
             && is_local(&upstream)
             && (address.ip().is_loopback() || address.ip().is_unspecified())
@@ -111,8 +112,7 @@ fn tls(section: &mut Section<'_, '_>) -> Option<TlsConfig> {
         section.at_either("key", "keyPath"),
         "the private key's PEM file",
     );
-    section.at("clientCa").unavailable();
-    section.at("caPath").unavailable();
+    let client_ca = section.at_either("clientCa", "caPath").file();
     let min_version = section
         .at("minVersion")
         .choice(&[("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)])
@@ -121,19 +121,63 @@ fn tls(section: &mut Section<'_, '_>) -> Option<TlsConfig> {
         cert: cert.unwrap_or_default(),
         key: key.unwrap_or_default(),
         min_version,
+        client_ca,
     })
 }
 
-fn listen(field: Field<'_, '_>) -> Option<SocketAddr> {
+fn listen(field: Field<'_, '_>) -> Option<Listen> {
+    let path = field.path().to_owned();
     if !field.is_object() {
-        return address(field);
+        let address = address(field)?;
+        return Some(Listen {
+            path,
+            ..Listen::plain(address)
+        });
     }
     field.object(|entry| {
-        for key in ["allowedIPs", "bypass", "proxyFrom"] {
-            entry.at(key).unavailable();
+        let list = entry.path().to_owned() + ".allowedIPs";
+        let allowed = entry.at("allowedIPs").list(prefix);
+        if allowed.as_ref().is_some_and(Vec::is_empty) && !entry.report.has_problem_under(&list) {
+            entry
+                .at("allowedIPs")
+                .problem("an empty list: nobody could connect; leave it out for the common list");
         }
-        address(entry.at("address").required("an address with its port"))
+        let bypass = entry.at("bypass").list(webhook).unwrap_or_default();
+        let proxy_from = entry.at("proxyFrom").list(prefix).unwrap_or_default();
+        if let Some(every) = proxy_from.iter().find(|prefix| prefix.prefix_len() == 0) {
+            entry.at("proxyFrom").problem(format!(
+                "{every} is everybody: whoever connects could claim any address"
+            ));
+        }
+        let address = address(entry.at("address").required("an address with its port"))?;
+        Some(Listen {
+            address,
+            path,
+            allowed,
+            bypass,
+            proxy_from,
+        })
     })?
+}
+
+/// The exact path of a webhook whose sender the gateway behind knows by its own signature.
+fn webhook(field: Field<'_, '_>) -> Option<String> {
+    let expected = "the exact path of a webhook such as \"/slack/events\"";
+    field.parsed(expected, |text| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
+        let segments = text.strip_prefix('/').unwrap_or_default().split('/');
+        let sound = text.bytes().all(plain)
+            && segments
+                .clone()
+                .all(|part| !matches!(part, "" | "." | ".."));
+        // What the upstream token opens is not a webhook.
+        let first = segments.clone().next().unwrap_or_default();
+        if sound && !matches!(first, "v1" | "tools") {
+            Ok(text.to_owned())
+        } else {
+            Err(None)
+        }
+    })
 }
 
 fn address(field: Field<'_, '_>) -> Option<SocketAddr> {
@@ -155,20 +199,22 @@ fn address(field: Field<'_, '_>) -> Option<SocketAddr> {
 }
 
 /// Puts every listener on the loopback address of its family.
-fn narrow(section: &mut Section<'_, '_>, listen: &[SocketAddr]) -> Vec<SocketAddr> {
-    let mut narrowed: Vec<SocketAddr> = Vec::new();
-    for address in listen {
-        let ip = match address.ip() {
+fn narrow(section: &mut Section<'_, '_>, listen: Vec<Listen>) -> Vec<Listen> {
+    let mut narrowed: Vec<Listen> = Vec::new();
+    let mut changed = false;
+    for entry in listen {
+        let ip = match entry.address.ip() {
             ip if ip.is_loopback() => ip,
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
             IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
         };
-        let address = SocketAddr::new(ip, address.port());
-        if !narrowed.contains(&address) {
-            narrowed.push(address);
+        let address = SocketAddr::new(ip, entry.address.port());
+        changed |= address != entry.address;
+        if !narrowed.iter().any(|other| other.address == address) {
+            narrowed.push(Listen { address, ..entry });
         }
     }
-    if narrowed != listen {
+    if changed {
         section.at("listen").warn(
             "no `gateway.tls`, so clawsec listens on loopback only; set a certificate, or write \
              `tls: { enabled: false }` to serve without encryption",
@@ -177,11 +223,11 @@ fn narrow(section: &mut Section<'_, '_>, listen: &[SocketAddr]) -> Vec<SocketAdd
     narrowed
 }
 
-fn distinct(section: &mut Section<'_, '_>, listen: Vec<SocketAddr>) -> Vec<Listen> {
+fn distinct(section: &mut Section<'_, '_>, listen: Vec<Listen>) -> Vec<Listen> {
     let mut distinct: Vec<Listen> = Vec::new();
-    for address in listen {
-        let entry = Listen { address };
-        if address.port() != 0 && distinct.contains(&entry) {
+    for entry in listen {
+        let address = entry.address;
+        if address.port() != 0 && distinct.iter().any(|other| other.address == address) {
             section
                 .at("listen")
                 .problem(format!("{address} stands here twice"));

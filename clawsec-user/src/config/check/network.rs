@@ -238,7 +238,7 @@ fn refuse_openings(section: &mut Section<'_, '_>, rules: &[Entry], allowed: &[En
 }
 
 /// A prefix, or an address on its own; IPv4 inside IPv6 is written as IPv4.
-fn prefix(field: Field<'_, '_>) -> Option<IpNet> {
+pub(super) fn prefix(field: Field<'_, '_>) -> Option<IpNet> {
     let expected =
         "an address or a prefix such as \"192.168.1.0/24\", with no bits after its length";
     field.parsed(expected, |text| {

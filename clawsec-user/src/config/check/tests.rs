@@ -1,5 +1,6 @@
 //! The manual's examples are the checker's tests: each works as it stands, each key is there.
 
+mod listeners;
 mod refusals;
 
 use std::collections::BTreeSet;
@@ -91,7 +92,7 @@ fn the_manual_names_every_key_and_no_other() {
         .collect();
     let every_object = r#"{
       gateway: { tls: {}, listen: [{}] },
-      security: { auth: { type: "token", tokens: [{}] }, network: { rules: [{ rateLimit: {} }] },
+      security: { auth: { type: "token", tokens: [{}, { cert: "" }] }, network: { rules: [{ rateLimit: {} }] },
                   rateLimit: { ban: {} } },
       secrets: { provider: "file" },
       agents: { list: [{ sandbox: {} }] },

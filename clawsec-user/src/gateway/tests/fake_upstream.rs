@@ -87,6 +87,11 @@ async fn answer(
     if request.uri().path() == "/slow" {
         tokio::time::sleep(Duration::from_mins(1)).await;
     }
+    if request.uri().path() == "/large" {
+        return Ok(Response::new(Full::new(
+            vec![b'x'; 16 * 1024 * 1024].into(),
+        )));
+    }
     let path = request.uri().to_string();
     let method = request.method().to_string();
     let body = request.into_body().collect().await?.to_bytes();

@@ -1,11 +1,8 @@
 //! HTTP through the whole gateway.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -13,21 +10,24 @@ use tokio::net::TcpStream;
 use super::{ADMIN_KEY, READ_KEY, Rig, Rules, UPSTREAM_TOKEN};
 use crate::event::{EventKind, Outcome};
 use crate::gateway::shared::Deadlines;
-use crate::ipc::{TlsMaterial, ToGateway, ToSupervisor};
+use crate::ipc::{ToGateway, ToSupervisor};
 
 pub(super) struct Answer {
     pub(super) status: u16,
-    head: String,
+    pub(super) head: String,
     pub(super) body: String,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("{}", self.body))
     }
 }
 
-async fn over<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, request: &str) -> Answer {
+pub(super) async fn over<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    request: &str,
+) -> Answer {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = Vec::new();
     // A peer that closes without close_notify is an error for TLS, and no matter here.
@@ -46,7 +46,7 @@ async fn over<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, request: &str) -
     }
 }
 
-async fn raw(rig: &Rig, request: &str) -> Answer {
+pub(super) async fn raw(rig: &Rig, request: &str) -> Answer {
     over(TcpStream::connect(rig.address).await.unwrap(), request).await
 }
 
@@ -263,6 +263,42 @@ async fn ambiguous_requests_never_reach_the_upstream() {
             format!("GET http://b/ HTTP/1.1\r\nHost: a\r\n{auth}\r\n\r\n"),
         ),
         (
+            "absolute form",
+            format!("GET http://a/ HTTP/1.1\r\nHost: a\r\n{auth}\r\n\r\n"),
+        ),
+        (
+            "bad chunk",
+            format!(
+                "POST /tools/invoke HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n{auth}\r\n\r\nzz\r\n\r\n"
+            ),
+        ),
+        (
+            "chunk over its length",
+            format!(
+                "POST /tools/invoke HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n{auth}\r\n\r\n1\r\nab\r\n0\r\n\r\n"
+            ),
+        ),
+        (
+            "folded header",
+            format!("GET / HTTP/1.1\r\nHost: a\r\nX-A: b\r\n c\r\n{auth}\r\n\r\n"),
+        ),
+        (
+            "nul in a header",
+            format!("GET / HTTP/1.1\r\nHost: a\r\nX-A: b\0c\r\n{auth}\r\n\r\n"),
+        ),
+        (
+            "nul in the path",
+            format!("GET /a\0b HTTP/1.1\r\nHost: a\r\n{auth}\r\n\r\n"),
+        ),
+        (
+            "escaped nul",
+            format!("GET /a%00b HTTP/1.1\r\nHost: a\r\n{auth}\r\n\r\n"),
+        ),
+        (
+            "backslash",
+            format!("GET /a\\b HTTP/1.1\r\nHost: a\r\n{auth}\r\n\r\n"),
+        ),
+        (
             "identity",
             format!(
                 "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity, chunked\r\n{auth}\r\n\r\n0\r\n\r\n"
@@ -338,17 +374,41 @@ async fn ambiguous_requests_never_reach_the_upstream() {
             "{name}: {} {}",
             answer.head, answer.body
         );
+        assert_eq!(
+            answer.json()["error"]["type"],
+            "invalid_request_error",
+            "{name}"
+        );
+        assert!(answer.head.contains("x-request-id: "), "{name}");
+    }
+    let many = "X-A: b\r\n".repeat(70);
+    let long = "b".repeat(70_000);
+    let path = "b".repeat(70_000);
+    let rows = [
+        (
+            "many headers",
+            format!("GET / HTTP/1.1\r\nHost: a\r\n{many}{auth}\r\n\r\n"),
+            431,
+        ),
+        (
+            "a long header",
+            format!("GET / HTTP/1.1\r\nHost: a\r\nX-A: {long}\r\n{auth}\r\n\r\n"),
+            431,
+        ),
+        (
+            "a long path",
+            format!("GET /{path} HTTP/1.1\r\nHost: a\r\n{auth}\r\n\r\n"),
+            431,
+        ),
+    ];
+    for (name, request, status) in rows {
+        let answer = raw(&rig, &request).await;
+        let told = (answer.status, answer.json()["error"]["type"].clone());
+        assert_eq!(told, (status, "invalid_request_error".into()), "{name}");
     }
     assert_eq!(rig.upstream.connections(), 0);
     rig.event("request", Outcome::Deny, "request_malformed")
         .await;
-    let many = "X-A: b\r\n".repeat(70);
-    let answer = raw(
-        &rig,
-        &format!("GET / HTTP/1.1\r\nHost: a\r\n{many}{auth}\r\n\r\n"),
-    )
-    .await;
-    assert_eq!(answer.status, 431, "{}", answer.head);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -443,73 +503,6 @@ async fn an_address_outside_the_list_gets_no_byte() {
         .event("accept", Outcome::Deny, "address_not_allowed")
         .await;
     assert_eq!(event.kind, EventKind::Network);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn tls_serves_and_a_reload_of_a_broken_pair_keeps_the_old() {
-    let pair = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
-    let tls = TlsMaterial {
-        cert_pem: pair.cert.pem(),
-        key_pem: pair.signing_key.serialize_pem(),
-    };
-    let rules = Rules {
-        tls: Some(tls.clone()),
-        ..Rules::default()
-    };
-    let mut rig = Rig::start(rules.clone()).await;
-    let broken = Rules {
-        generation: 2,
-        tls: Some(TlsMaterial {
-            key_pem: rcgen::generate_simple_self_signed(vec![])
-                .unwrap()
-                .signing_key
-                .serialize_pem(),
-            ..tls.clone()
-        }),
-        ..rules
-    };
-    let update = broken.update(rig.upstream.port);
-    rig.send(ToGateway::Policy(Box::new(update))).await;
-    let ToSupervisor::Refused { generation: 2, why } = rig.told().await else {
-        panic!("not refused");
-    };
-    assert_eq!(
-        why,
-        "prepare gateway.tls: the key does not belong to the certificate"
-    );
-
-    let mut roots = rustls::RootCertStore::empty();
-    roots
-        .add(CertificateDer::from_pem_slice(tls.cert_pem.as_bytes()).unwrap())
-        .unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let stream = TcpStream::connect(rig.address).await.unwrap();
-    let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
-        .connect("localhost".try_into().unwrap(), stream)
-        .await
-        .unwrap();
-    let request = format!(
-        "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-API-Key: {ADMIN_KEY}\r\n\r\n"
-    );
-    assert_eq!(over(stream, &request).await.status, 200);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_silent_client_is_ended() {
-    let deadlines = Deadlines {
-        head: Duration::from_millis(200),
-        ..Deadlines::default()
-    };
-    let rig = Rig::start_with(Rules::default(), deadlines).await;
-    for said in ["", "GET / HT", "GET / HTTP/1.1\r\nHost: a\r\n"] {
-        let answer = tokio::time::timeout(Duration::from_secs(3), raw(&rig, said)).await;
-        assert!(answer.is_ok(), "{said:?}");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

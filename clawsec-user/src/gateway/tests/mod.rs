@@ -3,8 +3,12 @@
 
 mod fake_upstream;
 mod http;
+mod http2;
+mod listeners;
 mod routes;
+mod slow;
 mod timed;
+mod tls;
 mod websocket;
 
 use std::collections::BTreeMap;
@@ -23,8 +27,9 @@ use super::auth::Presented;
 use super::serve::{self, GatewayError};
 use super::shared::Deadlines;
 use crate::config::{
-    AuditConfig, AuditOnFailure, Config, Fsync, GatewayConfig, KernelConfig, OnExit, SandboxConfig,
-    SandboxNetwork, SandboxProvider, TlsConfig, TlsVersion, Upstream, UpstreamAuth, XdpMode,
+    AuditConfig, AuditOnFailure, Config, Fsync, GatewayConfig, KernelConfig, Listen, OnExit,
+    SandboxConfig, SandboxNetwork, SandboxProvider, TlsConfig, TlsVersion, Upstream, UpstreamAuth,
+    XdpMode, certificate_digest,
 };
 use crate::event::{Event, Outcome};
 use crate::ipc::{
@@ -51,6 +56,10 @@ pub(super) struct Rules {
     pub(super) hosts: Vec<&'static str>,
     pub(super) tls: Option<TlsMaterial>,
     pub(super) upstream_port: Option<u16>,
+    /// `{allowedIPs, bypass, proxyFrom}` of the one listener.
+    pub(super) listen: Value,
+    /// A client certificate's public key that stands for the administrator.
+    pub(super) certificate: Option<[u8; 32]>,
 }
 
 impl Default for Rules {
@@ -63,6 +72,8 @@ impl Default for Rules {
             hosts: Vec::new(),
             tls: None,
             upstream_port: None,
+            listen: Value::Null,
+            certificate: None,
         }
     }
 }
@@ -75,6 +86,7 @@ impl Rules {
             document: json!({
                 "port": port, "allowed": self.allowed, "keys": self.keys,
                 "requests": self.requests, "hosts": self.hosts, "tls": self.tls.is_some(),
+                "listen": self.listen, "certificate": self.certificate,
             })
             .to_string(),
             path: "test".into(),
@@ -123,6 +135,13 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
         not_before: None,
         not_after: None,
     };
+    let certificate: Option<[u8; 32]> =
+        serde_json::from_value(rules["certificate"].clone()).unwrap_or_default();
+    let certified = certificate.map(|spki| PrincipalSpec {
+        id: "laptop".into(),
+        digest: certificate_digest(spki),
+        ..spec(&ADMIN_KEY.to_owned())
+    });
     let tools = |path, allow: &[&str], deny: &[&str]| {
         let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
         ToolRules::new(path, None, &owned(allow), &owned(deny)).ok_or("rules")
@@ -130,7 +149,7 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
     Ok(Config {
         path: PathBuf::from("test"),
         gateway: GatewayConfig {
-            listen: Vec::new(),
+            listen: listen(&rules["listen"]),
             upstream: Upstream {
                 host: "127.0.0.1".into(),
                 port: u16::try_from(rules["port"].as_u64().unwrap_or(0)).unwrap_or(0),
@@ -144,6 +163,7 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
                 cert: PathBuf::new(),
                 key: PathBuf::new(),
                 min_version: TlsVersion::Tls12,
+                client_ca: None,
             }),
             admin_socket: PathBuf::new(),
         },
@@ -154,7 +174,7 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
                 rule: AddressRule::Allow { class: 0 },
                 path: "security.network.allowedIPs[0]".into(),
             }]),
-            credentials: Credentials::new(list("keys").iter().map(spec)),
+            credentials: Credentials::new(list("keys").iter().map(spec).chain(certified)),
             people: People {
                 users: Some(vec![UserId::new("+15551234567")]),
                 groups: None,
@@ -206,6 +226,23 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
         warnings: Vec::new(),
         redacted_document: String::new(),
     })
+}
+
+fn listen(rules: &Value) -> Vec<Listen> {
+    if rules.is_null() {
+        return Vec::new();
+    }
+    let texts = |key: &str| -> Vec<String> {
+        serde_json::from_value(rules[key].clone()).unwrap_or_default()
+    };
+    let prefixes = |key: &str| texts(key).iter().map(|p| p.parse().unwrap()).collect();
+    vec![Listen {
+        path: "gateway.listen[0]".into(),
+        allowed: rules.get("allowedIPs").map(|_| prefixes("allowedIPs")),
+        bypass: texts("bypass"),
+        proxy_from: prefixes("proxyFrom"),
+        ..Listen::plain("127.0.0.1:0".parse().unwrap())
+    }]
 }
 
 /// A running gateway with its two neighbours.
@@ -295,6 +332,15 @@ impl Rig {
     pub(super) async fn told(&mut self) -> ToSupervisor {
         let told = tokio::time::timeout(Duration::from_secs(5), self.told.recv());
         told.await.expect("in time").expect("a message")
+    }
+
+    /// Every event so far with this action and reason.
+    pub(super) fn seen(&self, action: &str, reason: &str) -> Vec<Event> {
+        let events = self.events.lock().unwrap();
+        let found = events
+            .iter()
+            .filter(|e| e.action == action && e.reason == reason);
+        found.cloned().collect()
     }
 
     /// Waits for an event with this action, outcome and reason.

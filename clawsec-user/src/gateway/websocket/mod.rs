@@ -62,7 +62,7 @@ pub(super) fn accept(exchange: &mut Exchange, counted: Counted) -> Result<Respon
         return Err(Refusal::not_found());
     }
     // A key in the headers is judged at once; without one, the `connect` frame has to bring it.
-    let early = match auth::presented(request.headers())? {
+    let early = match exchange.connection.presented(request.headers())? {
         None => None,
         presented => Some(auth::authenticate(&exchange.snapshot, presented)?),
     };

@@ -113,6 +113,31 @@ fn what_one_section_gets_wrong_is_said_once() {
         ),
         (
             "",
+            r#"gateway: { listen: [{ address: "127.0.0.1:1", allowedIPs: [] }] }"#,
+            "gateway.listen[0].allowedIPs: an empty list: nobody could connect; leave it out for the common list",
+        ),
+        (
+            "",
+            r#"gateway: { listen: [{ address: "127.0.0.1:1", bypass: ["/tools/invoke"] }] }"#,
+            "gateway.listen[0].bypass[0]: found \"/tools/invoke\", expected the exact path of a webhook such as \"/slack/events\"",
+        ),
+        (
+            "",
+            r#"gateway: { listen: [{ address: "127.0.0.1:1", bypass: ["/a/../v1"] }] }"#,
+            "gateway.listen[0].bypass[0]: found \"/a/../v1\", expected the exact path of a webhook such as \"/slack/events\"",
+        ),
+        (
+            "",
+            r#"gateway: { listen: [{ address: "127.0.0.1:1", proxyFrom: ["0.0.0.0/0"] }] }"#,
+            "gateway.listen[0].proxyFrom: 0.0.0.0/0 is everybody: whoever connects could claim any address",
+        ),
+        (
+            r#"network: { allowedIPs: ["10.0.0.0/8"], ports: ["22/tcp"] }"#,
+            r#"gateway: { tls: { cert: "/c", key: "/k" }, listen: [{ address: "0.0.0.0:8443", allowedIPs: ["203.0.113.0/24"] }] }"#,
+            "gateway.listen[0]: admits 203.0.113.0/24 at every protected port, and nothing but the packet filter guards 22 of `security.network.ports`; leave out one of the two",
+        ),
+        (
+            "",
             r#"gateway: { tls: { enabled: true, cert: "/c" } }"#,
             "gateway.tls.key: missing; expected the private key's PEM file",
         ),

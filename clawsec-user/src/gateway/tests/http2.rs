@@ -1,0 +1,360 @@
+//! HTTP/2 from clients: the same policy, streams both ways, and floods that end alone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use hyper::{Method, Request};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use super::tls::{client, connect, material};
+use super::{ADMIN_KEY, READ_KEY, Rig, Rules};
+use crate::event::Outcome;
+use crate::gateway::shared::Deadlines;
+use crate::ipc::TlsMaterial;
+
+async fn start(deadlines: Deadlines) -> (Rig, TlsMaterial) {
+    let tls = material();
+    let rules = Rules {
+        tls: Some(tls.clone()),
+        ..Rules::default()
+    };
+    (Rig::start_with(rules, deadlines).await, tls)
+}
+
+async fn stream(rig: &Rig, tls: &TlsMaterial) -> TlsStream<TcpStream> {
+    let mut config = client(tls, None);
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = connect(rig, &Arc::new(config)).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    stream
+}
+
+async fn h2(rig: &Rig, tls: &TlsMaterial) -> SendRequest<Bytes> {
+    let (sender, connection) = h2::client::handshake(stream(rig, tls).await).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+/// The status, or 0 where the stream was reset, and the body.
+async fn ask(
+    sender: &SendRequest<Bytes>,
+    request: Request<()>,
+    body: &'static str,
+) -> (u16, String) {
+    let mut sender = sender.clone().ready().await.unwrap();
+    let Ok((response, mut send)) = sender.send_request(request, body.is_empty()) else {
+        return (0, "refused by the client".into());
+    };
+    if !body.is_empty() {
+        send.send_data(body.into(), true).unwrap();
+    }
+    let Ok(response) = response.await else {
+        return (0, String::new());
+    };
+    let status = response.status().as_u16();
+    let mut stream = response.into_body();
+    let mut text = Vec::new();
+    while let Some(Ok(chunk)) = stream.data().await {
+        stream.flow_control().release_capacity(chunk.len()).unwrap();
+        text.extend_from_slice(&chunk);
+    }
+    (status, String::from_utf8(text).unwrap())
+}
+
+fn get(uri: &str, headers: &[(&str, &str)]) -> Request<()> {
+    let mut request = Request::builder().uri(uri);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_policy_holds_and_the_upstream_sees_http_1() {
+    let (rig, tls) = start(Deadlines::default()).await;
+    let sender = h2(&rig, &tls).await;
+    let key = ("x-api-key", ADMIN_KEY);
+    let cookies = [
+        key,
+        ("cookie", "a=1"),
+        ("cookie", "b=2"),
+        ("x-forwarded-for", "6.6.6.6"),
+    ];
+    let (status, body) = ask(
+        &sender,
+        get("https://localhost/v1/models?x=1", &cookies),
+        "",
+    )
+    .await;
+    assert_eq!(status, 200, "{body}");
+    let told: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(told["path"], "/v1/models?x=1");
+    assert_eq!(told["headers"]["cookie"], "a=1; b=2");
+    assert_eq!(
+        told["headers"]["host"],
+        format!("127.0.0.1:{}", rig.upstream.port)
+    );
+    assert!(told["headers"].get("x-forwarded-for").is_none());
+
+    let post = |path: &str, key| {
+        let uri = format!("https://localhost{path}");
+        Request::post(uri)
+            .header("x-api-key", key)
+            .body(())
+            .unwrap()
+    };
+    let rows = [
+        (
+            "denied",
+            post("/tools/invoke", ADMIN_KEY),
+            r#"{"tool":"browser"}"#,
+            404,
+        ),
+        (
+            "read only",
+            post("/tools/invoke", READ_KEY),
+            r#"{"tool":"agents_list"}"#,
+            403,
+        ),
+        (
+            "judged",
+            post("/tools/invoke", ADMIN_KEY),
+            r#"{"tool":"agents_list"}"#,
+            200,
+        ),
+        (
+            "streamed",
+            post("/v1/embeddings", ADMIN_KEY),
+            r#"{"input":"x"}"#,
+            200,
+        ),
+        ("no key", get("https://localhost/", &[]), "", 401),
+    ];
+    for (name, request, body, status) in rows {
+        let answer = ask(&sender, request, body).await;
+        assert_eq!(answer.0, status, "{name}: {}", answer.1);
+    }
+    rig.event("invoke", Outcome::Deny, "tool_denied").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inconsistent_requests_never_reach_the_upstream() {
+    let (rig, tls) = start(Deadlines::default()).await;
+    let key = ("x-api-key", ADMIN_KEY);
+    let many: Vec<(String, &str)> = (0..70).map(|i| (format!("x-{i}"), "1")).collect();
+    let mut many: Vec<(&str, &str)> = many.iter().map(|(n, v)| (n.as_str(), *v)).collect();
+    many.push(key);
+    let connect = Request::builder()
+        .method(Method::CONNECT)
+        .uri("localhost:443")
+        .header("x-api-key", ADMIN_KEY)
+        .body(())
+        .unwrap();
+    // 0: the library resets the stream itself.
+    let rows = [
+        (
+            "another host",
+            get("https://localhost/", &[key, ("host", "evil")]),
+            &[400][..],
+        ),
+        (
+            "two hosts",
+            get(
+                "https://localhost/",
+                &[key, ("host", "localhost"), ("host", "localhost")],
+            ),
+            &[400],
+        ),
+        ("no https", get("http://localhost/", &[key]), &[400]),
+        (
+            "user in the authority",
+            get("https://u@localhost/", &[key]),
+            &[0, 400],
+        ),
+        (
+            "dot segments",
+            get("https://localhost/x/../y", &[key]),
+            &[400],
+        ),
+        (
+            "escaped slash",
+            get("https://localhost/v1%2fmodels", &[key]),
+            &[400],
+        ),
+        (
+            "gateway url",
+            get("https://localhost/?gatewayUrl=x", &[key]),
+            &[400],
+        ),
+        (
+            "te",
+            get("https://localhost/", &[key, ("te", "gzip")]),
+            &[0, 400],
+        ),
+        ("connect", connect, &[400]),
+        ("many headers", get("https://localhost/", &many), &[431]),
+    ];
+    let sender = h2(&rig, &tls).await;
+    for (name, request, statuses) in rows {
+        let answer = ask(&sender, request, "").await;
+        assert!(statuses.contains(&answer.0), "{name}: {answer:?}");
+    }
+    assert_eq!(rig.upstream.connections(), 0);
+    rig.event("request", Outcome::Deny, "request_malformed")
+        .await;
+}
+
+/// A frame: 24 bits of length, type, flags, stream.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend_from_slice(&[kind, flags]);
+    frame.extend_from_slice(&stream.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// `GET https://localhost/` by HPACK's static table, with a literal authority.
+fn head() -> Vec<u8> {
+    let mut head = vec![0x82, 0x87, 0x84, 0x41, 9];
+    head.extend_from_slice(b"localhost");
+    head
+}
+
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const CONTINUATION: u8 = 9;
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+fn streams() -> impl Iterator<Item = u32> {
+    (1..).step_by(2)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn floods_end_their_own_connection_and_no_other() {
+    let (rig, tls) = start(Deadlines::default()).await;
+    let neighbour = h2(&rig, &tls).await;
+    let resets: Vec<u8> = streams()
+        .take(5000)
+        .flat_map(|id| {
+            [
+                frame(HEADERS, 5, id, &head()),
+                frame(RST_STREAM, 0, id, &[0, 0, 0, 8]),
+            ]
+        })
+        .flatten()
+        .collect();
+    let mut continuations = frame(HEADERS, 1, 1, &head());
+    for _ in 0..5000 {
+        // A literal header that is never indexed, the same over and over.
+        continuations.extend(frame(
+            CONTINUATION,
+            0,
+            1,
+            b"\x10\x01a\x40aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        ));
+    }
+    let empty: Vec<u8> = std::iter::once(frame(HEADERS, 1, 1, &head()))
+        .chain((0..20_000).map(|_| frame(CONTINUATION, 0, 1, b"")))
+        .flatten()
+        .collect();
+    let opened: Vec<u8> = streams()
+        .take(2000)
+        .flat_map(|id| frame(HEADERS, 4, id, &head()))
+        .collect();
+    let settings: Vec<u8> = (0..20_000)
+        .flat_map(|_| frame(SETTINGS, 0, 0, b""))
+        .collect();
+    let pings: Vec<u8> = (0..20_000)
+        .flat_map(|_| frame(PING, 0, 0, b"12345678"))
+        .collect();
+    // Whether the connection has to be ended for it.
+    let rows = [
+        ("rapid reset", resets, true),
+        ("continuations", continuations, true),
+        ("empty continuations", empty, true),
+        ("streams over the limit", opened, false),
+        ("settings", settings, false),
+        ("pings", pings, false),
+        ("no frames", b"\xff".repeat(64), true),
+    ];
+    for (name, bytes, ends) in rows {
+        let (mut reader, mut writer) = tokio::io::split(stream(&rig, &tls).await);
+        let flood = tokio::spawn(async move {
+            writer.write_all(PREFACE).await?;
+            writer.write_all(&frame(SETTINGS, 0, 0, b"")).await?;
+            writer.write_all(&bytes).await?;
+            writer.flush().await?;
+            // Held open by the caller, who decides how this ends.
+            Ok::<_, std::io::Error>(writer)
+        });
+        let mut seen = 0;
+        let ended = async {
+            let mut buffer = vec![0; 64 * 1024];
+            loop {
+                match reader.read(&mut buffer).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(length) => seen += length,
+                }
+            }
+        };
+        let wait = if ends {
+            Duration::from_secs(10)
+        } else {
+            Duration::from_millis(300)
+        };
+        let is_over = tokio::time::timeout(wait, ended).await.is_ok();
+        assert!(is_over || !ends, "{name}: still open after {seen} bytes");
+        let answer = ask(
+            &neighbour,
+            get("https://localhost/", &[("x-api-key", ADMIN_KEY)]),
+            "",
+        )
+        .await;
+        assert_eq!(answer.0, 200, "{name}: the neighbour");
+        flood.abort();
+    }
+    let event = rig
+        .event("request", Outcome::Deny, "request_malformed")
+        .await;
+    assert!(event.detail.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_and_stalled_connections_are_ended() {
+    let deadlines = Deadlines {
+        head: Duration::from_millis(300),
+        stall: Duration::from_millis(300),
+        ..Deadlines::default()
+    };
+    let (rig, tls) = start(deadlines).await;
+    let mut silent = stream(&rig, &tls).await;
+    silent.write_all(PREFACE).await.unwrap();
+    silent.write_all(&frame(SETTINGS, 0, 0, b"")).await.unwrap();
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(10), silent.read_to_end(&mut rest));
+    assert!(ended.await.is_ok(), "nothing was asked");
+
+    // A window of nothing: the answer can never be sent.
+    let (mut sender, mut connection) = h2::client::Builder::new()
+        .initial_window_size(0)
+        .handshake::<_, Bytes>(stream(&rig, &tls).await)
+        .await
+        .unwrap();
+    let mut ping = connection.ping_pong().unwrap();
+    let connection = tokio::spawn(connection);
+    let request = get("https://localhost/", &[("x-api-key", ADMIN_KEY)]);
+    let (_response, _send) = sender.send_request(request, true).unwrap();
+    let pings = async { while ping.ping(h2::Ping::opaque()).await.is_ok() {} };
+    let ended = tokio::time::timeout(Duration::from_secs(10), pings).await;
+    assert!(ended.is_ok(), "pings do not keep what takes no answer");
+    connection.abort();
+    rig.event("request", Outcome::Deny, "too_slow").await;
+}
