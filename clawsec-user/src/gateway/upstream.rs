@@ -80,12 +80,15 @@ pub(super) async fn forward(
         }
     });
     *request.headers_mut() = request_headers(&parts.headers, path, &exchange.snapshot, credential);
-    vouch(
-        request.headers_mut(),
-        config.upstream_auth,
-        permit.principal(),
-        exchange.peer().ip,
-    );
+    // A webhook's sender is nobody that clawsec knows.
+    if credential == Credential::Ours {
+        vouch(
+            request.headers_mut(),
+            config.upstream_auth,
+            permit.principal(),
+            exchange.peer().ip,
+        );
+    }
     *request.method_mut() = parts.method;
     *request.uri_mut() = parts.uri;
     *request.version_mut() = Version::HTTP_11;

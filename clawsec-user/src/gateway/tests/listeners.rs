@@ -104,6 +104,31 @@ async fn webhooks_pass_and_open_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_vouches_for_a_webhook() {
+    let rig = Rig::start(Rules {
+        listen: json!({"bypass": ["/slack/events"]}),
+        vouches: true,
+        ..Rules::default()
+    })
+    .await;
+    let key = bearer(ADMIN_KEY);
+    let claim = "X-Forwarded-User: admin";
+    for (name, line, headers, user) in [
+        ("a key", "GET /v1/models", [&*key, claim], json!("admin")),
+        (
+            "a webhook",
+            "POST /slack/events",
+            ["A: b", claim],
+            json!(null),
+        ),
+    ] {
+        let answer = ask(&rig, line, &headers, "").await;
+        assert_eq!(answer.status, 200, "{name}: {}", answer.body);
+        assert_eq!(answer.json()["headers"]["x-forwarded-user"], user, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn webhooks_have_a_limit_of_their_own() {
     let rig = Rig::start(Rules {
         requests: 2,

@@ -58,6 +58,8 @@ pub(super) struct Rules {
     pub(super) upstream_port: Option<u16>,
     /// `{allowedIPs, bypass, proxyFrom}` of the one listener.
     pub(super) listen: Value,
+    /// The upstream believes clawsec about who asks.
+    pub(super) vouches: bool,
     /// A client certificate's public key that stands for the administrator.
     pub(super) certificate: Option<[u8; 32]>,
 }
@@ -73,6 +75,7 @@ impl Default for Rules {
             tls: None,
             upstream_port: None,
             listen: Value::Null,
+            vouches: false,
             certificate: None,
         }
     }
@@ -86,7 +89,7 @@ impl Rules {
             document: json!({
                 "port": port, "allowed": self.allowed, "keys": self.keys,
                 "requests": self.requests, "hosts": self.hosts, "tls": self.tls.is_some(),
-                "listen": self.listen, "certificate": self.certificate,
+                "listen": self.listen, "vouches": self.vouches, "certificate": self.certificate,
             })
             .to_string(),
             path: "test".into(),
@@ -155,7 +158,10 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
                 port: u16::try_from(rules["port"].as_u64().unwrap_or(0)).unwrap_or(0),
             },
             upstream_token: None,
-            upstream_auth: UpstreamAuth::Token,
+            upstream_auth: match rules["vouches"].as_bool() {
+                Some(true) => UpstreamAuth::TrustedProxy,
+                _ => UpstreamAuth::Token,
+            },
             hosts: list("hosts"),
             origins: Vec::new(),
             unknown_methods: UnknownMethods::Admin,
