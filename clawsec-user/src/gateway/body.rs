@@ -8,12 +8,13 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Body as HyperBody, Frame, Incoming, SizeHint};
+use hyper::body::{Body as HyperBody, Frame, SizeHint};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::received::Received;
 use super::refusal::Refusal;
 use super::shared::Deadlines;
 
@@ -55,7 +56,7 @@ pub(super) struct TooSlow;
 
 /// A streamed request body with a deadline for each piece and for the whole.
 pub(super) struct Paced<F> {
-    body: Incoming,
+    body: Received,
     piece: Duration,
     end: Instant,
     deadline: Pin<Box<Sleep>>,
@@ -64,7 +65,7 @@ pub(super) struct Paced<F> {
 }
 
 impl<F: FnOnce()> Paced<F> {
-    pub(super) fn new(body: Incoming, deadlines: &Deadlines, at_end: F) -> Self {
+    pub(super) fn new(body: Received, deadlines: &Deadlines, at_end: F) -> Self {
         let now = Instant::now();
         Self {
             body,
@@ -134,7 +135,7 @@ pub(super) struct Held {
 
 /// Reads a body of at most `limit` bytes within `deadline`.
 pub(super) async fn hold(
-    mut body: Incoming,
+    mut body: Received,
     limit: usize,
     budget: &Budget,
     deadline: Duration,

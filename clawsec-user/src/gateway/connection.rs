@@ -25,6 +25,7 @@ use super::head::{Head, Protocol};
 use super::limits::Counted;
 use super::listener::{self, Accepted, Identified, Peer, Speaker};
 use super::progress::{Progress, Standing};
+use super::received::Received;
 use super::record::{Exchange, Note};
 use super::refusal::Refusal;
 use super::route::{self, Route};
@@ -57,7 +58,7 @@ pub(super) struct Connection {
 /// Judges one request and does what it asks for.
 async fn answer(
     exchange: &mut Exchange,
-    raw: Request<Incoming>,
+    raw: Request<Received>,
 ) -> Result<Response<Body>, Refusal> {
     let form = exchange.connection.head.judge();
     let checked = http::check(raw, form, &exchange.snapshot.config.gateway.hosts)?;
@@ -271,6 +272,11 @@ async fn respond(
     let mut note = Note::new(EventKind::Message, "request");
     note.detail = Some(format!("{} {}", request.method(), request.uri().path()));
     let bodiless = request.body().is_end_stream();
+    let linger = match connection.head.protocol() {
+        Protocol::Http1 => None,
+        Protocol::Http2 => Some(connection.gateway.tasks.clone()),
+    };
+    let request = request.map(|body| Received::new(body, linger));
     let spoken_for = connection.spoken_for(request.headers());
     let client = spoken_for.as_ref().unwrap_or(&connection);
     let mut exchange = Exchange::begin(client, id, note);

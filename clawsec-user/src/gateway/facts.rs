@@ -3,8 +3,8 @@
 //! All of it is claimed by the client. Two claims that contradict each other are refused, because
 //! the gateway behind would believe only one of them, and which one differs by version.
 
+use super::received::Received;
 use hyper::HeaderMap;
-use hyper::body::Incoming;
 use hyper::http::request::Parts;
 use serde_json::Value;
 
@@ -64,7 +64,7 @@ pub(super) enum Load {
     /// The very bytes that were judged.
     Held(Held),
     /// Streamed through, not judged.
-    Streamed(Incoming),
+    Streamed(Received),
 }
 
 /// Reads as much of a request as its route needs to be judged.
@@ -111,7 +111,7 @@ pub(super) async fn gather(exchange: &mut Exchange, counted: Counted) -> Result<
 /// Reads a body that policy judges.
 pub(super) async fn hold_body(
     exchange: &Exchange,
-    body: Incoming,
+    body: Received,
     limit: usize,
 ) -> Result<Held, Refusal> {
     let gateway = exchange.gateway();

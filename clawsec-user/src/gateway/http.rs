@@ -4,7 +4,7 @@
 //! An HTTP/2 request is brought into the form of an HTTP/1.1 one here; nothing after this knows
 //! which it was.
 
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use hyper::header::{
     CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING,
     UPGRADE,
@@ -14,6 +14,7 @@ use hyper::{Method, Request, Uri, Version};
 use hyper_util::rt::TokioTimer;
 
 use super::head::HeadForm;
+use super::received::Received;
 use super::refusal::Refusal;
 use super::shared::{Deadlines, Tracked};
 use crate::policy::{Denial, Reason};
@@ -25,7 +26,7 @@ const MAX_HEAD_BYTES_H2: u32 = 32 * 1024;
 /// A request that has one reading, for a host that is served here. Its URI is in origin form.
 #[derive(Debug)]
 pub(super) struct Checked {
-    pub(super) request: Request<Incoming>,
+    pub(super) request: Request<Received>,
     /// `Upgrade: websocket`.
     pub(super) upgrade: bool,
 }
@@ -69,7 +70,7 @@ pub(super) fn server(deadlines: &Deadlines) -> http1::Builder {
 
 /// Refuses what two servers could read in two ways, and hosts that are not served.
 pub(super) fn check(
-    mut request: Request<Incoming>,
+    mut request: Request<Received>,
     form: HeadForm,
     hosts: &[String],
 ) -> Result<Checked, Refusal> {
@@ -108,7 +109,7 @@ pub(super) fn check(
 }
 
 /// Gives an HTTP/2 request the form of an HTTP/1.1 one, if it has one reading.
-fn unframe(request: &mut Request<Incoming>) -> Result<(), Refusal> {
+fn unframe(request: &mut Request<Received>) -> Result<(), Refusal> {
     if request.headers().len() > MAX_HEADERS {
         return Err(Refusal::head_too_large());
     }
@@ -164,7 +165,7 @@ fn unframe(request: &mut Request<Incoming>) -> Result<(), Refusal> {
 }
 
 /// The authority a request is for, in lower case; empty for HTTP/1.0 without `Host`.
-pub(super) fn host(request: &Request<Incoming>) -> Result<String, Refusal> {
+pub(super) fn host(request: &Request<Received>) -> Result<String, Refusal> {
     let mut values = request.headers().get_all(HOST).iter();
     let first = values.next();
     if values.next().is_some() {
@@ -289,7 +290,7 @@ fn unescape(text: &str) -> Vec<u8> {
 }
 
 /// `Upgrade` is for WebSocket, by GET, on HTTP/1.1, without a body.
-fn wants_websocket(request: &Request<Incoming>) -> Result<bool, Refusal> {
+fn wants_websocket(request: &Request<Received>) -> Result<bool, Refusal> {
     let headers = request.headers();
     let mut upgrades = headers.get_all(UPGRADE).iter();
     let Some(upgrade) = upgrades.next() else {

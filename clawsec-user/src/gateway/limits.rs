@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use super::received::Received;
 use hyper::Request;
-use hyper::body::Incoming;
 
 use super::record::Exchange;
 use super::refusal::Refusal;
@@ -23,7 +23,7 @@ const TRACKED_SOURCES: usize = 65_536;
 /// A request that is within the limit of its source.
 #[derive(Debug)]
 pub(super) struct Counted {
-    pub(super) request: Request<Incoming>,
+    pub(super) request: Request<Received>,
     pub(super) route: Route,
 }
 

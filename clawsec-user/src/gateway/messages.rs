@@ -1,6 +1,6 @@
 //! Text for the assistant over HTTP: `/v1/chat/completions`, `/v1/responses`, `/hooks/…`.
 
-use hyper::body::Incoming;
+use super::received::Received;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request};
@@ -20,7 +20,7 @@ const HOOK_BODY_BYTES: usize = 256 * 1024;
 /// Reads a message's body whole and finds whom it claims to be from and for.
 pub(super) async fn gather(
     exchange: &mut Exchange,
-    request: Request<Incoming>,
+    request: Request<Received>,
     route: Route,
 ) -> Result<Asked, Refusal> {
     exchange.note.action = "message";

@@ -38,6 +38,7 @@ mod upstream;
 mod websocket;
 
 mod link;
+mod received;
 mod record;
 mod refusal;
 

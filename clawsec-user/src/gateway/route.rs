@@ -43,7 +43,7 @@ impl Route {
 /// A well-formed request and what it is for.
 #[derive(Debug)]
 pub(super) struct Routed {
-    pub(super) request: Request<hyper::body::Incoming>,
+    pub(super) request: Request<super::received::Received>,
     pub(super) route: Route,
 }
 

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hyper::body::Incoming;
+use super::received::Received;
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
@@ -35,7 +35,7 @@ pub(super) struct Call {
 /// Reads a call whole and finds what it names.
 pub(super) async fn gather(
     exchange: &mut Exchange,
-    request: Request<Incoming>,
+    request: Request<Received>,
 ) -> Result<Asked, Refusal> {
     exchange.note.kind = EventKind::Tool;
     exchange.note.action = "invoke";

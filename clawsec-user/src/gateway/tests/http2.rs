@@ -143,6 +143,28 @@ async fn the_same_policy_holds_and_the_upstream_sees_http_1() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_early_refusal_does_not_reset_a_body_on_its_way() {
+    let (rig, tls) = start(Deadlines::default()).await;
+    let sender = h2(&rig, &tls).await;
+    let mut request = get("https://a/tools/invoke", &[]);
+    *request.method_mut() = Method::POST;
+    let mut sender = sender.ready().await.unwrap();
+    let (response, mut send) = sender.send_request(request, false).unwrap();
+    // The whole answer is here before the first byte of the body is sent.
+    let response = response.await.unwrap();
+    assert_eq!(response.status(), 401);
+    let mut body = response.into_body();
+    while let Some(chunk) = body.data().await {
+        let chunk = chunk.unwrap();
+        body.flow_control().release_capacity(chunk.len()).unwrap();
+    }
+    send.send_data("{}".into(), false).unwrap();
+    // A reset would come before the answer to a ping of a later stream's request.
+    assert_eq!(ask(&sender, get("https://a/", &[]), "").await.0, 401);
+    send.send_data("{}".into(), true).expect("no reset came");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn inconsistent_requests_never_reach_the_upstream() {
     let (rig, tls) = start(Deadlines::default()).await;
     let key = ("x-api-key", ADMIN_KEY);
