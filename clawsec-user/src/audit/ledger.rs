@@ -490,7 +490,7 @@ mod tests {
         random: u64,
         clock_ns: u64,
         counters: BTreeMap<String, u64>,
-        throttle: Vec<(IpAddr, usize, u64, u64)>,
+        places: Vec<(IpAddr, usize, u64, u64)>,
         wire: Vec<(IpAddr, usize, u64, u64)>,
     }
 
@@ -509,19 +509,19 @@ mod tests {
             *self.counters.entry(REASONS[reason].to_owned()).or_default() += packets;
             self.clock_ns += self.roll(3);
             let found = self
-                .throttle
+                .places
                 .iter()
                 .position(|e| (e.0, e.1) == (from, reason));
             let mut entry = match found {
-                Some(index) => self.throttle.remove(index),
+                Some(index) => self.places.remove(index),
                 None => (from, reason, self.clock_ns, 0),
             };
             // A new entry never shares its creation time with its own predecessor.
             self.clock_ns += u64::from(found.is_none());
             entry.3 += packets;
-            self.throttle.push(entry);
-            if self.throttle.len() > 12 {
-                self.throttle.remove(0);
+            self.places.push(entry);
+            if self.places.len() > 12 {
+                self.places.remove(0);
             }
             if self.roll(3) == 0 {
                 self.wire.push(entry);
@@ -560,7 +560,7 @@ mod tests {
                 random: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15),
                 clock_ns: 1,
                 counters: BTreeMap::new(),
-                throttle: Vec::new(),
+                places: Vec::new(),
                 wire: Vec::new(),
             };
             let limits = LedgerLimits {
@@ -615,7 +615,7 @@ mod tests {
                         if kernel.roll(4) == 0 {
                             epochs += 1;
                             kernel.counters.clear();
-                            kernel.throttle.clear();
+                            kernel.places.clear();
                             kernel.wire.clear();
                             let now_ns = kernel.clock_ns;
                             kernel.clock_ns += 1;
