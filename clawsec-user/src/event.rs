@@ -116,6 +116,9 @@ pub struct Event {
     pub session: Option<String>,
     pub tool: Option<ToolFact>,
     pub sandbox: Option<SandboxFact>,
+    /// How long it took, where somebody else ran it and clawsec saw beginning and end.
+    #[serde(default)]
+    pub duration_ms: Option<u64>,
     /// How many occurrences this stands for; at least 1, except for kernel attributions that
     /// an earlier checkpoint has already counted (see `settles`).
     pub count: u64,
@@ -151,6 +154,7 @@ impl Event {
             session: None,
             tool: None,
             sandbox: None,
+            duration_ms: None,
             count: 1,
             settles: 0,
             detail: None,

@@ -237,6 +237,7 @@ fn merge(sum: &mut Event, next: Event) {
     agree(&mut sum.group, next.group.as_ref());
     agree(&mut sum.agent, next.agent.as_ref());
     agree(&mut sum.session, next.session.as_ref());
+    agree(&mut sum.duration_ms, next.duration_ms.as_ref());
     if let (Some(ours), Some(theirs)) = (&mut sum.tool, next.tool) {
         ours.args_bytes = ours.args_bytes.saturating_add(theirs.args_bytes);
     }

@@ -55,6 +55,8 @@ pub struct Record {
     pub tool: Option<ToolFact>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub sandbox: Option<SandboxFact>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub duration_ms: Option<u64>,
     /// Occurrences this line adds to the sums. Always written.
     pub count: u64,
     /// Occurrences named here that an earlier line counted as not attributed.
@@ -119,6 +121,7 @@ impl Record {
                 provider: fit(&sandbox.provider, 64).into_owned(),
                 ..sandbox.clone()
             }),
+            duration_ms: event.duration_ms,
             count: event.count,
             settles: event.settles,
             epoch: entry.epoch,
@@ -244,6 +247,7 @@ impl From<Record> for Entry {
                 session: record.session,
                 tool: record.tool,
                 sandbox: record.sandbox,
+                duration_ms: record.duration_ms,
                 count: record.count,
                 settles: record.settles,
                 detail: record.detail,

@@ -85,6 +85,7 @@ fn describe(status: &Status) -> String {
             .gateway_pid
             .map_or("not running".into(), |pid| format!("running, pid {pid}"))
     ));
+    text.push_str(&format!("observer  {}\n", status.observer));
     text.push_str(&format!("sandbox   {}\n", status.sandbox));
     let audit = if status.audit_writable {
         "writing"

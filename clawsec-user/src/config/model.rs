@@ -57,6 +57,8 @@ pub struct GatewayConfig {
     pub origins: Vec<String>,
     /// Copied into the policy.
     pub unknown_methods: UnknownMethods,
+    /// Records what reaches the gateway past clawsec, from the gateway's own events.
+    pub observe: bool,
     pub tls: Option<TlsConfig>,
     pub admin_socket: PathBuf,
 }

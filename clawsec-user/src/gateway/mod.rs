@@ -35,6 +35,7 @@ mod tools_invoke;
 mod body;
 mod upstream;
 
+mod own;
 mod websocket;
 
 mod link;

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::link::{self, LinkError};
 use super::listener;
+use super::own;
 use super::shared::{Deadlines, Gateway};
 use super::snapshot::{self, Compile, Snapshot, SnapshotError};
 use super::timed::Timed;
@@ -110,6 +111,7 @@ pub(super) async fn run_with(
         .send(ToSupervisor::Ready { generation })
         .await
         .map_err(gone)?;
+    own::start(&gateway);
 
     let (drain_sender, drain) = oneshot::channel();
     let mut inbox = tokio::spawn(listen(Arc::clone(&gateway), reader, compile, drain_sender));

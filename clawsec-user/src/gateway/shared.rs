@@ -109,6 +109,9 @@ pub(super) struct Deadlines {
     pub(super) body_total: Duration,
     /// Silence of a WebSocket client after which it is pinged, then ended after as long again.
     pub(super) idle: Duration,
+    /// Before clawsec's own connection is tried again: the first time, and at most.
+    pub(super) retry: Duration,
+    pub(super) retry_most: Duration,
 }
 
 impl Default for Deadlines {
@@ -128,6 +131,8 @@ impl Default for Deadlines {
             body_idle: Duration::from_secs(30),
             body_total: Duration::from_mins(15),
             idle: Duration::from_mins(1),
+            retry: Duration::from_secs(1),
+            retry_most: Duration::from_mins(1),
         }
     }
 }

@@ -90,8 +90,66 @@ pub enum ToSupervisor {
         seconds: u64,
         reason: String,
     },
+    /// A connection of clawsec's own to the protected gateway is in another state.
+    Own { role: OwnRole, state: OwnState },
     /// The last message after `Drain`.
     Drained,
+}
+
+/// What clawsec is to the protected gateway, where it connects for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OwnRole {
+    /// Reads what the gateway tells its operators.
+    Observer,
+}
+
+impl OwnRole {
+    pub const ALL: [Self; 1] = [Self::Observer];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Observer => "observer",
+        }
+    }
+
+    /// Its device seed among those of the principals, whose ids have no colon.
+    pub fn seed_id(self) -> &'static str {
+        match self {
+            Self::Observer => ":observer",
+        }
+    }
+}
+
+/// Where such a connection stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OwnState {
+    /// Not wanted, and why.
+    Off { why: String },
+    Connected {
+        /// The gateway's protocol.
+        protocol: u64,
+    },
+    /// Somebody has to approve it on the gateway's host.
+    Unpaired { remedy: String },
+    /// The gateway said no.
+    Refused { why: String },
+    /// It could not be reached, or the connection ended.
+    Away { why: String },
+}
+
+impl OwnState {
+    /// In words, for a person.
+    pub fn in_words(&self) -> String {
+        match self {
+            Self::Off { why } => format!("off: {why}"),
+            Self::Connected { protocol } => format!("connected, protocol {protocol}"),
+            Self::Unpaired { remedy } => format!("WAITS FOR APPROVAL: {remedy}"),
+            Self::Refused { why } => format!("REFUSED by the gateway: {why}"),
+            Self::Away { why } => format!("NOT CONNECTED: {why}"),
+        }
+    }
 }
 
 /// One call of a sandboxed tool, as the gateway's policy let it through.

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::local;
 use super::state::State;
 use crate::enforcer::{Effect, ReasonCount};
+use crate::ipc::OwnRole;
 use crate::policy::TimedKind;
 
 /// A question; the command line asks it.
@@ -87,6 +88,8 @@ pub struct Status {
     /// `null` without the packet filter.
     pub kernel_memory: Option<KernelMemory>,
     pub gateway_pid: Option<u32>,
+    /// The connection that reads the protected gateway's own events.
+    pub observer: String,
     pub sandbox: String,
     pub audit_writable: bool,
     pub audit_records: u64,
@@ -362,6 +365,7 @@ fn status(state: &State) -> Status {
         admissions: state.timed.count(TimedKind::Admission) as u64,
         kernel_memory,
         gateway_pid: state.gateway_pid(),
+        observer: state.own(OwnRole::Observer),
         sandbox,
         audit_writable: health.writable,
         audit_records: health.seq,

@@ -180,6 +180,7 @@ impl Link {
                     });
                 }
                 ToSupervisor::Cancel { id } => running.cancel(id),
+                ToSupervisor::Own { role, state } => self.state.set_own(role, state),
                 ToSupervisor::Drained => return Ok(()),
             }
             running.reap();

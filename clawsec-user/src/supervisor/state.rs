@@ -1,5 +1,6 @@
 //! What the supervisor's tasks share.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use super::secrets::{self, SecretError};
 use super::timed::Timed;
 use crate::config::Config;
 use crate::enforcer::Enforcer;
-use crate::ipc::{PolicyUpdate, ToGateway};
+use crate::ipc::{OwnRole, OwnState, PolicyUpdate, ToGateway};
 use crate::sandbox::{Registry, Sandbox};
 
 /// From the command line.
@@ -41,6 +42,8 @@ pub(super) struct State {
     enforcer: Option<Mutex<Enforcer>>,
     tools: ArcSwapOption<Tools>,
     gateway: Mutex<Option<(u32, mpsc::Sender<ToGateway>)>>,
+    /// The gateway process's own connections to the protected gateway.
+    own: Mutex<BTreeMap<OwnRole, OwnState>>,
 }
 
 /// The open provider, and what runs in the background in it.
@@ -77,6 +80,7 @@ impl State {
             enforcer: enforcer.map(Mutex::new),
             tools: ArcSwapOption::from(tools.map(Arc::new)),
             gateway: Mutex::new(None),
+            own: Mutex::default(),
         }
     }
 
@@ -101,6 +105,24 @@ impl State {
 
     pub(super) fn set_gateway(&self, gateway: Option<(u32, mpsc::Sender<ToGateway>)>) {
         *self.gateway.lock().unwrap_or_else(PoisonError::into_inner) = gateway;
+        // Another process has connections of its own.
+        self.own_states().clear();
+    }
+
+    pub(super) fn set_own(&self, role: OwnRole, state: OwnState) {
+        self.own_states().insert(role, state);
+    }
+
+    /// In words, for `status`.
+    pub(super) fn own(&self, role: OwnRole) -> String {
+        let states = self.own_states();
+        states
+            .get(&role)
+            .map_or_else(|| "not yet".to_owned(), OwnState::in_words)
+    }
+
+    fn own_states(&self) -> MutexGuard<'_, BTreeMap<OwnRole, OwnState>> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn gateway_pid(&self) -> Option<u32> {
@@ -119,7 +141,8 @@ impl State {
     }
 
     pub(super) fn policy_update_of(&self, config: &Config) -> Result<PolicyUpdate, SecretError> {
-        let ids = config.policy.credentials.ids();
+        let own = OwnRole::ALL.map(OwnRole::seed_id);
+        let ids = config.policy.credentials.ids().chain(own);
         Ok(PolicyUpdate {
             generation: config.policy.generation,
             document: config.redacted_document.clone(),

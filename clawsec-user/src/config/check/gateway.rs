@@ -80,6 +80,7 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> GatewayConfig {
                 ("deny", UnknownMethods::Deny),
             ])
             .unwrap_or_default(),
+        observe: section.at("observe").boolean().unwrap_or(true),
         tls: tls.flatten(),
         admin_socket: section.at("admin").section(|admin| {
             admin.at("metrics").unavailable();

@@ -29,6 +29,21 @@ pub(in crate::gateway) struct FakeUpstream {
     pub(in crate::gateway) frames: Arc<Mutex<Vec<Value>>>,
     /// Headers of the last WebSocket upgrade.
     pub(in crate::gateway) upgrade: Arc<Mutex<Value>>,
+    /// How it treats a connection of clawsec's own.
+    pub(in crate::gateway) script: Arc<Mutex<Script>>,
+}
+
+/// What a connection of clawsec's own is told.
+#[derive(Debug, Clone, Default)]
+pub(in crate::gateway) struct Script {
+    /// The error that answers its `connect`.
+    pub(in crate::gateway) refusal: Option<Value>,
+    /// Of the hello; 3 if left out.
+    pub(in crate::gateway) protocol: Option<u64>,
+    /// Events, sent after the hello.
+    pub(in crate::gateway) events: Vec<Value>,
+    /// Close after them.
+    pub(in crate::gateway) closes: bool,
 }
 
 impl FakeUpstream {
@@ -39,17 +54,21 @@ impl FakeUpstream {
             connections: Arc::default(),
             frames: Arc::default(),
             upgrade: Arc::default(),
+            script: Arc::default(),
         };
         let connections = Arc::clone(&upstream.connections);
         let frames = Arc::clone(&upstream.frames);
         let upgrade = Arc::clone(&upstream.upgrade);
+        let script = Arc::clone(&upstream.script);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 connections.fetch_add(1, Ordering::SeqCst);
                 let frames = Arc::clone(&frames);
                 let upgrade = Arc::clone(&upgrade);
+                let script = Arc::clone(&script);
                 let service = service_fn(move |request| {
-                    answer(request, Arc::clone(&frames), Arc::clone(&upgrade))
+                    let script = Arc::clone(&script);
+                    answer(request, Arc::clone(&frames), Arc::clone(&upgrade), script)
                 });
                 tokio::spawn(
                     http1::Builder::new()
@@ -70,6 +89,7 @@ async fn answer(
     mut request: Request<Incoming>,
     frames: Arc<Mutex<Vec<Value>>>,
     last_upgrade: Arc<Mutex<Value>>,
+    script: Arc<Mutex<Script>>,
 ) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let headers: serde_json::Map<String, Value> = request
         .headers()
@@ -79,9 +99,10 @@ async fn answer(
     if upgrade::is_upgrade_request(&request) {
         *last_upgrade.lock().unwrap() = headers.into();
         let (response, socket) = upgrade::upgrade(&mut request).unwrap();
-        tokio::spawn(
-            async move { serve(FragmentCollector::new(socket.await.unwrap()), frames).await },
-        );
+        tokio::spawn(async move {
+            let socket = FragmentCollector::new(socket.await.unwrap());
+            serve(socket, frames, script).await;
+        });
         return Ok(response.map(|_| Full::default()));
     }
     if request.uri().path() == "/slow" {
@@ -117,7 +138,7 @@ async fn send(socket: &mut Socket, frame: &Value) {
 }
 
 /// Challenge, `connect`, hello, then an echo of every request.
-async fn serve(mut socket: Socket, frames: Arc<Mutex<Vec<Value>>>) {
+async fn serve(mut socket: Socket, frames: Arc<Mutex<Vec<Value>>>, script: Arc<Mutex<Script>>) {
     let challenge = json!({"type": "event", "event": "connect.challenge", "payload": {"nonce": NONCE, "ts": 1}});
     send(&mut socket, &challenge).await;
     while let Ok(frame) = socket.read_frame().await {
@@ -130,11 +151,32 @@ async fn serve(mut socket: Socket, frames: Arc<Mutex<Vec<Value>>>) {
         match frame["method"].as_str().unwrap_or_default() {
             "connect" => {
                 assert!(signature_is_good(&frame["params"]), "{frame}");
+                let is_own = frame["params"]["client"]["displayName"] == "clawsec";
+                let script = if is_own {
+                    script.lock().unwrap().clone()
+                } else {
+                    Script::default()
+                };
+                if let Some(error) = script.refusal {
+                    let no = json!({"type": "res", "id": id, "ok": false, "error": error});
+                    send(&mut socket, &no).await;
+                    let close = Frame::close(1008, b"no");
+                    socket.write_frame(close).await.unwrap();
+                    continue;
+                }
+                let protocol = script.protocol.unwrap_or(3);
                 let hello = json!({"type": "res", "id": id, "ok": true, "payload": {
-                    "type": "hello-ok", "protocol": 3,
+                    "type": "hello-ok", "protocol": protocol,
                     "auth": {"deviceToken": "secret", "role": "operator"},
                 }});
                 send(&mut socket, &hello).await;
+                for event in &script.events {
+                    send(&mut socket, event).await;
+                }
+                if script.closes {
+                    let close = Frame::close(1012, b"restart");
+                    socket.write_frame(close).await.unwrap();
+                }
             }
             "status" => {
                 let close = Frame::close(1013, b"starting");

@@ -5,6 +5,7 @@ mod fake_upstream;
 mod http;
 mod http2;
 mod listeners;
+mod own;
 mod routes;
 mod slow;
 mod timed;
@@ -31,7 +32,7 @@ use crate::config::{
     SandboxConfig, SandboxNetwork, SandboxProvider, TlsConfig, TlsVersion, Upstream, UpstreamAuth,
     XdpMode, certificate_digest,
 };
-use crate::event::{Event, Outcome};
+use crate::event::{Event, EventKind, Outcome};
 use crate::ipc::{
     self, PolicyUpdate, TlsMaterial, ToGateway, ToSupervisor, ToolAnswer, ToolCommand, ToolReply,
 };
@@ -62,6 +63,7 @@ pub(super) struct Rules {
     pub(super) vouches: bool,
     /// A client certificate's public key that stands for the administrator.
     pub(super) certificate: Option<[u8; 32]>,
+    pub(super) observe: bool,
 }
 
 impl Default for Rules {
@@ -77,6 +79,7 @@ impl Default for Rules {
             listen: Value::Null,
             vouches: false,
             certificate: None,
+            observe: false,
         }
     }
 }
@@ -90,6 +93,7 @@ impl Rules {
                 "port": port, "allowed": self.allowed, "keys": self.keys,
                 "requests": self.requests, "hosts": self.hosts, "tls": self.tls.is_some(),
                 "listen": self.listen, "vouches": self.vouches, "certificate": self.certificate,
+                "observe": self.observe,
             })
             .to_string(),
             path: "test".into(),
@@ -99,6 +103,7 @@ impl Rules {
                 ("admin".into(), [1; 32]),
                 ("reader".into(), [2; 32]),
                 ("work".into(), [3; 32]),
+                (":observer".into(), [4; 32]),
             ]),
         }
     }
@@ -165,6 +170,7 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
             hosts: list("hosts"),
             origins: Vec::new(),
             unknown_methods: UnknownMethods::Admin,
+            observe: rules["observe"] == true,
             tls: (rules["tls"] == true).then(|| TlsConfig {
                 cert: PathBuf::new(),
                 key: PathBuf::new(),
@@ -219,9 +225,9 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
             docker_socket: PathBuf::new(),
         },
         audit: AuditConfig {
-            enabled: false,
+            enabled: rules["observe"] == true,
             path: PathBuf::new(),
-            events: Vec::new(),
+            events: vec![EventKind::Message, EventKind::Tool],
             on_failure: AuditOnFailure::Continue,
             fsync: Fsync::Never,
             rotate_bytes: 0,
@@ -268,7 +274,11 @@ impl Rig {
     }
 
     pub(super) async fn start_with(rules: Rules, deadlines: Deadlines) -> Self {
-        let upstream = FakeUpstream::start().await;
+        Self::start_before(FakeUpstream::start().await, rules, deadlines).await
+    }
+
+    /// The same, before an upstream that was told what to do.
+    async fn start_before(upstream: FakeUpstream, rules: Rules, deadlines: Deadlines) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();

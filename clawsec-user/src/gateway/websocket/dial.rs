@@ -32,7 +32,7 @@ use crate::gateway::upstream;
 use crate::policy::{Principal, Protocol, Reason};
 
 /// What the upstream may send in one frame: its own limit of 25 MiB with room to grow.
-const UPSTREAM_FRAME_BYTES: usize = 64 * 1024 * 1024;
+pub(super) const UPSTREAM_FRAME_BYTES: usize = 64 * 1024 * 1024;
 
 /// A connection upstream that has said hello.
 pub(super) struct Dialled {
@@ -46,9 +46,9 @@ pub(super) struct Dialled {
 /// What the upstream said of itself.
 #[derive(Debug, Clone)]
 pub(in crate::gateway) struct Terms {
-    pub(super) protocol: Protocol,
+    pub(in crate::gateway) protocol: Protocol,
     /// The agent that requests go to where none is named.
-    pub(super) default_agent: Option<String>,
+    pub(in crate::gateway) default_agent: Option<String>,
 }
 
 /// Dials the upstream and connects as clawsec, for this principal.
@@ -69,7 +69,7 @@ pub(super) async fn dial(
     let device =
         OwnDevice::of_client(seed, connect).ok_or_else(|| failed("the device key is unusable"))?;
     let dialling = async {
-        let socket = open(gateway, snapshot, principal, source)
+        let socket = open(gateway, snapshot, principal.id(), source)
             .await
             .map_err(|why| failed(&why))?;
         let (mut reader, outbox) = frames::split(
@@ -80,7 +80,8 @@ pub(super) async fn dial(
             &gateway.tasks,
         );
         let nonce = challenge(&mut reader).await.map_err(failed)?;
-        let request = own_connect(snapshot, connect, principal, &device, &nonce);
+        let scopes = connect.effective_scopes(principal);
+        let request = own_connect(snapshot, connect, scopes, &device, &nonce);
         outbox
             .text(request)
             .await
@@ -109,10 +110,11 @@ pub(super) async fn dial(
         })
 }
 
-async fn open(
+/// Upgrades a connection to the upstream; `who` and `source` are named where it is vouched for.
+pub(super) async fn open(
     gateway: &Gateway,
     snapshot: &Snapshot,
-    principal: &Principal,
+    who: &str,
     source: IpAddr,
 ) -> Result<WebSocket<Stream>, String> {
     let config = &snapshot.config.gateway;
@@ -139,12 +141,7 @@ async fn open(
         .header(SEC_WEBSOCKET_KEY, key.as_str())
         .body(Empty::<Bytes>::new())
         .map_err(|error| error.to_string())?;
-    upstream::vouch(
-        request.headers_mut(),
-        config.upstream_auth,
-        principal.id(),
-        source,
-    );
+    upstream::vouch(request.headers_mut(), config.upstream_auth, who, source);
     let mut response = sender
         .send_request(request)
         .await
@@ -181,7 +178,9 @@ fn accept(key: &str) -> String {
 }
 
 /// Waits for the upstream's `connect.challenge`.
-async fn challenge(reader: &mut Reader<ReadHalf<Stream>>) -> Result<String, &'static str> {
+pub(super) async fn challenge(
+    reader: &mut Reader<ReadHalf<Stream>>,
+) -> Result<String, &'static str> {
     loop {
         match reader.message().await {
             Ok(Message::Text(text)) => {
@@ -203,11 +202,11 @@ async fn challenge(reader: &mut Reader<ReadHalf<Stream>>) -> Result<String, &'st
     }
 }
 
-/// The client's `connect` with clawsec's device, token and the narrowed scopes.
-fn own_connect(
+/// The `connect` with clawsec's device and token, and these scopes.
+pub(super) fn own_connect(
     snapshot: &Snapshot,
     connect: &Connect,
-    principal: &Principal,
+    scopes: Vec<String>,
     device: &OwnDevice,
     nonce: &str,
 ) -> String {
@@ -216,7 +215,6 @@ fn own_connect(
         .as_ref()
         .map(crate::config::Secret::reveal)
         .unwrap_or_default();
-    let scopes = connect.effective_scopes(principal);
     let mut params = connect.params.clone();
     params.insert("role".into(), connect.role.as_str().into());
     params.insert("device".into(), device.sign(connect, &scopes, token, nonce));
@@ -230,7 +228,7 @@ fn own_connect(
 }
 
 impl Terms {
-    fn of(hello: &Value) -> Self {
+    pub(super) fn of(hello: &Value) -> Self {
         let number = hello.pointer("/payload/protocol").and_then(Value::as_u64);
         let default = hello.pointer("/payload/snapshot/sessionDefaults/defaultAgentId");
         Self {
@@ -252,7 +250,7 @@ fn strip(hello: &mut Value) {
 const AUTH_FOR_CLIENTS: [&str; 4] = ["method", "role", "scopes", "issuedAtMs"];
 
 /// Waits for the answer to `connect`.
-async fn hello(
+pub(super) async fn hello(
     reader: &mut Reader<ReadHalf<Stream>>,
     outbox: &Outbox,
     connect: &Connect,

@@ -122,7 +122,7 @@ pub(super) struct Outbox(mpsc::Sender<RawFrame>);
 /// The peer takes no more frames.
 #[derive(Debug, thiserror::Error)]
 #[error("the peer takes no more frames")]
-pub(super) struct Gone;
+pub(in crate::gateway) struct Gone;
 
 /// Splits a WebSocket into a reader and an outbox whose frames a task writes.
 pub(super) fn split(

@@ -8,6 +8,7 @@ mod dial;
 mod frames;
 mod handshake;
 mod judge;
+pub(super) mod own;
 pub(super) mod probe;
 mod relay;
 

@@ -201,14 +201,14 @@ async fn filtered(
     }
 }
 
-/// When the client was last heard.
-struct Heard {
+/// When a peer was last heard.
+pub(super) struct Heard {
     started: Instant,
     last_ms: AtomicU64,
 }
 
 impl Heard {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             started: Instant::now(),
             last_ms: AtomicU64::new(0),
@@ -219,12 +219,12 @@ impl Heard {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn now(&self) {
+    pub(super) fn now(&self) {
         self.last_ms.store(self.elapsed_ms(), Ordering::Relaxed);
     }
 
-    /// Pings a silent client and returns when it stays silent.
-    async fn silence(&self, idle: Duration, client: &Outbox) {
+    /// Pings a silent peer and returns when it stays silent.
+    pub(super) async fn silence(&self, idle: Duration, peer: &Outbox) {
         let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
         let mut pinged = false;
         loop {
@@ -239,7 +239,7 @@ impl Heard {
             } else if !pinged {
                 pinged = true;
                 // A full outbox is the writer's deadline to notice.
-                if client.ping(OWN_PING.to_vec()).await.is_err() {
+                if peer.ping(OWN_PING.to_vec()).await.is_err() {
                     return;
                 }
             }
