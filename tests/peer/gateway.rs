@@ -181,6 +181,11 @@ impl Protected {
         self.post(KEY, "/tools/invoke", call, &[])
     }
 
+    /// Ends the gateway at once.
+    pub(super) fn kill_gateway(&mut self) {
+        end(&mut self.children[0]);
+    }
+
     pub(super) fn logs(&self) -> String {
         let gateway = fs::read_to_string(self.file("gateway.log")).unwrap_or_default();
         format!(
@@ -266,12 +271,16 @@ impl Drop for Protected {
             let _closed = std::io::stderr().write_all(text.as_bytes());
         }
         for child in &mut self.children {
-            // The whole group: the gateway has children of its own.
-            let group = format!("-{}", child.id());
-            let _gone = Command::new("kill").args(["-KILL", "--", &group]).status();
-            let _reaped = child.wait();
+            end(child);
         }
     }
+}
+
+/// Kills the whole group: the gateway has children of its own.
+fn end(child: &mut Child) {
+    let group = format!("-{}", child.id());
+    let _gone = Command::new("kill").args(["-KILL", "--", &group]).status();
+    let _reaped = child.wait();
 }
 
 /// A script of these tests.

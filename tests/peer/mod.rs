@@ -7,6 +7,7 @@ mod command_line;
 mod gateway;
 mod methods;
 mod nodes;
+mod observer;
 mod parser;
 mod product;
 mod routes;

@@ -90,7 +90,7 @@ impl Daemon {
             "gateway": {
                 "listen": ["0.0.0.0:8443", "[::]:8443"],
                 "upstream": "http://127.0.0.1:18789",
-                "upstreamToken": UPSTREAM_TOKEN,
+                "upstreamToken": UPSTREAM_TOKEN, "observe": false,
                 "tls": { "enabled": true, "cert": path("cert.pem"), "key": path("key.pem") },
                 "admin": { "socket": path("admin.sock") },
             },

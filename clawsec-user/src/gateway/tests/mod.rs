@@ -34,7 +34,8 @@ use crate::config::{
 };
 use crate::event::{Event, EventKind, Outcome};
 use crate::ipc::{
-    self, PolicyUpdate, TlsMaterial, ToGateway, ToSupervisor, ToolAnswer, ToolCommand, ToolReply,
+    self, OwnRole, OwnState, PolicyUpdate, TlsMaterial, ToGateway, ToSupervisor, ToolAnswer,
+    ToolCommand, ToolReply,
 };
 use crate::policy::{
     AddressPolicy, AddressRule, Credentials, PacketPolicy, People, Policy, PrefixRule,
@@ -265,6 +266,8 @@ pub(super) struct Rig {
     to_gateway: mpsc::Sender<ToGateway>,
     /// What the supervisor was told, events apart.
     told: mpsc::Receiver<ToSupervisor>,
+    /// States of clawsec's own connections.
+    own: mpsc::Receiver<(OwnRole, OwnState)>,
     events: Arc<Mutex<Vec<Event>>>,
 }
 
@@ -289,6 +292,7 @@ impl Rig {
         let (mut reader, mut writer) = ipc::split::<ToSupervisor, ToGateway>(ours);
         let (to_gateway, mut outgoing) = mpsc::channel::<ToGateway>(16);
         let (tell, told) = mpsc::channel(1024);
+        let (tell_own, own) = mpsc::channel(1024);
         let events: Arc<Mutex<Vec<Event>>> = Arc::default();
         tokio::spawn(async move {
             while let Some(message) = outgoing.recv().await {
@@ -308,6 +312,9 @@ impl Rig {
                         }
                         tell.send(ToSupervisor::Tool { id, call }).await.unwrap();
                     }
+                    ToSupervisor::Own { role, state } => {
+                        tell_own.send((role, state)).await.unwrap();
+                    }
                     message => {
                         if tell.send(message).await.is_err() {
                             return;
@@ -322,6 +329,7 @@ impl Rig {
             gateway,
             to_gateway,
             told,
+            own,
             events,
         };
         rig.install(rules).await;

@@ -35,10 +35,10 @@ impl Rig {
     /// The next state of one of clawsec's own connections.
     async fn state(&mut self, role: OwnRole) -> OwnState {
         loop {
-            match self.told().await {
-                ToSupervisor::Own { role: of, state } if of == role => return state,
-                ToSupervisor::Own { .. } => {}
-                other => panic!("{other:?}"),
+            let next = tokio::time::timeout(Duration::from_secs(5), self.own.recv());
+            let (of, state) = next.await.expect("in time").expect("a state");
+            if of == role {
+                return state;
             }
         }
     }

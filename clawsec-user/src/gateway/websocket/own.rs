@@ -16,6 +16,7 @@ use super::dial::{self, UPSTREAM_FRAME_BYTES};
 use super::frames::{self, CloseFrame, Message, Outbox, Reader, Stream};
 use super::handshake::{Connect, Failure};
 use super::relay::Heard;
+use crate::causes::chain;
 
 pub(in crate::gateway) use super::dial::Terms;
 pub(in crate::gateway) use super::frames::Gone;
@@ -196,7 +197,7 @@ async fn read_all(
     loop {
         let message = match reader.message().await {
             Ok(message) => message,
-            Err(error) => return error.to_string(),
+            Err(error) => return chain(&error),
         };
         heard.now();
         let is_over = match message {
