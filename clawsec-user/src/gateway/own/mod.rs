@@ -5,6 +5,7 @@
 
 mod backoff;
 mod keep;
+mod notice;
 mod observe;
 
 use std::sync::Arc;

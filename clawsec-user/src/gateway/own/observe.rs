@@ -4,14 +4,12 @@
 //! end, whatever the number of its events. What clawsec itself passed on is told again, under the
 //! action `observed`. Invariant: of a message, arguments or a result nothing is kept but a length.
 
-use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
 use serde_json::json;
-use serde_json::value::RawValue;
 
+use super::notice::{self, About, Notice};
 use crate::event::{Event, EventKind, Outcome, ToolFact};
 use crate::gateway::shared::Gateway;
 use crate::gateway::websocket::own::{Arrival, OwnConnection};
@@ -117,51 +115,6 @@ const LONGEST: Duration = Duration::from_hours(6);
 const MAX_NAME_CHARS: usize = 128;
 const SUBSCRIBE_ID: &str = "subscribe";
 
-#[derive(Deserialize)]
-struct Frame<'a> {
-    #[serde(borrow, default)]
-    event: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    payload: Option<&'a RawValue>,
-}
-
-/// The members that `chat`, `agent` and `session.tool` have in common.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Notice<'a> {
-    #[serde(borrow)]
-    run_id: Cow<'a, str>,
-    #[serde(borrow, default)]
-    session_key: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    agent_id: Option<Cow<'a, str>>,
-    /// Of `chat`.
-    #[serde(borrow, default)]
-    state: Option<Cow<'a, str>>,
-    /// Of the others.
-    #[serde(borrow, default)]
-    stream: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    data: Option<Data<'a>>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase")]
-struct Data<'a> {
-    #[serde(borrow, default)]
-    phase: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    name: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    tool_call_id: Option<Cow<'a, str>>,
-    #[serde(default)]
-    is_error: Option<bool>,
-    #[serde(default)]
-    aborted: Option<bool>,
-    #[serde(borrow, default)]
-    args: Option<&'a RawValue>,
-}
-
 impl Observed {
     fn new(default_agent: Option<String>) -> Self {
         Self {
@@ -177,23 +130,10 @@ impl Observed {
     fn take(&mut self, text: &[u8], now: Instant) -> Vec<Event> {
         let mut events = Vec::new();
         self.expire(now, &mut events);
-        // What is no event, or has no run, is not of this.
-        let Ok(frame) = serde_json::from_slice::<Frame<'_>>(text) else {
-            return events;
-        };
-        let (Some(name), Some(payload)) = (frame.event, frame.payload) else {
-            return events;
-        };
-        if !matches!(&*name, "chat" | "agent" | "session.tool") {
-            return events;
-        }
-        let Ok(notice) = serde_json::from_str::<Notice<'_>>(payload.get()) else {
-            return events;
-        };
-        if name == "chat" {
-            self.chat(&notice, now, &mut events);
-        } else {
-            self.agent(&notice, now, &mut events);
+        match notice::read(text) {
+            Some((About::Chat, notice)) => self.chat(&notice, now, &mut events),
+            Some((About::Agent, notice)) => self.agent(&notice, now, &mut events),
+            None => {}
         }
         events
     }

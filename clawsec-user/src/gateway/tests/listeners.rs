@@ -1,14 +1,15 @@
 //! Listeners with rules of their own: allowlists, webhooks, proxies that speak for others.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::http::{Answer, ask, bearer, raw};
 use super::{ADMIN_KEY, Rig, Rules, UPSTREAM_TOKEN};
+use crate::config::Listen;
 use crate::event::Outcome;
 
-async fn start(allowed: &'static str, listen: serde_json::Value) -> Rig {
+async fn start(allowed: &'static str, listen: Value) -> Rig {
     Rig::start(Rules {
         allowed,
         listen,
@@ -211,4 +212,22 @@ async fn only_a_named_proxy_speaks_for_others() {
     assert_eq!(event.source, Some("127.0.0.1".parse().unwrap()));
     let seen = proxied(&unnamed, [203, 0, 113, 9], &request("")).await;
     assert_eq!(seen.map(|answer| answer.status), Some(400));
+}
+
+/// The one listener, as a test's rules describe it.
+pub(super) fn listen(rules: &Value) -> Vec<Listen> {
+    if rules.is_null() {
+        return Vec::new();
+    }
+    let texts = |key: &str| -> Vec<String> {
+        serde_json::from_value(rules[key].clone()).unwrap_or_default()
+    };
+    let prefixes = |key: &str| texts(key).iter().map(|p| p.parse().unwrap()).collect();
+    vec![Listen {
+        path: "gateway.listen[0]".into(),
+        allowed: rules.get("allowedIPs").map(|_| prefixes("allowedIPs")),
+        bypass: texts("bypass"),
+        proxy_from: prefixes("proxyFrom"),
+        ..Listen::plain("127.0.0.1:0".parse().unwrap())
+    }]
 }

@@ -28,9 +28,9 @@ use super::auth::Presented;
 use super::serve::{self, GatewayError};
 use super::shared::Deadlines;
 use crate::config::{
-    AuditConfig, AuditOnFailure, Config, Fsync, GatewayConfig, KernelConfig, Listen, OnExit,
-    SandboxConfig, SandboxNetwork, SandboxProvider, TlsConfig, TlsVersion, Upstream, UpstreamAuth,
-    XdpMode, certificate_digest,
+    AuditConfig, AuditOnFailure, Config, Fsync, GatewayConfig, KernelConfig, OnExit, SandboxConfig,
+    SandboxNetwork, SandboxProvider, TlsConfig, TlsVersion, Upstream, UpstreamAuth, XdpMode,
+    certificate_digest,
 };
 use crate::event::{Event, EventKind, Outcome};
 use crate::ipc::{
@@ -158,7 +158,7 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
     Ok(Config {
         path: PathBuf::from("test"),
         gateway: GatewayConfig {
-            listen: listen(&rules["listen"]),
+            listen: listeners::listen(&rules["listen"]),
             upstream: Upstream {
                 host: "127.0.0.1".into(),
                 port: u16::try_from(rules["port"].as_u64().unwrap_or(0)).unwrap_or(0),
@@ -239,23 +239,6 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
         warnings: Vec::new(),
         redacted_document: String::new(),
     })
-}
-
-fn listen(rules: &Value) -> Vec<Listen> {
-    if rules.is_null() {
-        return Vec::new();
-    }
-    let texts = |key: &str| -> Vec<String> {
-        serde_json::from_value(rules[key].clone()).unwrap_or_default()
-    };
-    let prefixes = |key: &str| texts(key).iter().map(|p| p.parse().unwrap()).collect();
-    vec![Listen {
-        path: "gateway.listen[0]".into(),
-        allowed: rules.get("allowedIPs").map(|_| prefixes("allowedIPs")),
-        bypass: texts("bypass"),
-        proxy_from: prefixes("proxyFrom"),
-        ..Listen::plain("127.0.0.1:0".parse().unwrap())
-    }]
 }
 
 /// A running gateway with its two neighbours.
