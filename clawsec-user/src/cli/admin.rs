@@ -86,6 +86,7 @@ fn describe(status: &Status) -> String {
             .map_or("not running".into(), |pid| format!("running, pid {pid}"))
     ));
     text.push_str(&format!("observer  {}\n", status.observer));
+    text.push_str(&format!("node      {}\n", status.node));
     text.push_str(&format!("sandbox   {}\n", status.sandbox));
     let audit = if status.audit_writable {
         "writing"

@@ -35,6 +35,7 @@ pub(super) struct Checked {
     pub(super) kernel: KernelConfig,
     pub(super) ban: Option<BanConfig>,
     pub(super) sandbox: SandboxConfig,
+    pub(super) node_host: Option<String>,
     pub(super) audit: AuditConfig,
 }
 
@@ -118,6 +119,7 @@ pub(super) fn document(root: &mut Section<'_, '_>) -> Checked {
         kernel,
         ban: security.ban,
         sandbox: security.sandbox,
+        node_host: security.node_host,
         audit: security.audit,
     }
 }
@@ -181,6 +183,7 @@ struct Security {
     ban: Option<BanConfig>,
     sandbox: SandboxConfig,
     sandboxed: ToolRules,
+    node_host: Option<String>,
     people: People,
     audit: AuditConfig,
 }
@@ -195,7 +198,7 @@ fn security(section: &mut Section<'_, '_>) -> Security {
     let network = section
         .at("network")
         .section(|network| network::read(network, rate.connections));
-    let (sandbox, sandboxed) = sandbox::read(section.at("sandbox"));
+    let (sandbox, sandboxed, node_host) = sandbox::read(section.at("sandbox"));
     let people = People {
         users: section
             .at("users")
@@ -215,6 +218,7 @@ fn security(section: &mut Section<'_, '_>) -> Security {
         ban: rate.ban,
         sandbox,
         sandboxed,
+        node_host,
         people,
         audit: section.at("audit").section(audit::read),
     }

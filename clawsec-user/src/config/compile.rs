@@ -49,6 +49,7 @@ pub(super) fn compile_with(
         kernel: checked.kernel,
         ban: checked.ban,
         sandbox: checked.sandbox,
+        node_host: checked.node_host,
         audit: checked.audit,
         warnings: report.warnings,
         redacted_document: redact::document(&root, &report.edits),

@@ -22,6 +22,8 @@ pub struct Config {
     pub kernel: KernelConfig,
     pub ban: Option<BanConfig>,
     pub sandbox: SandboxConfig,
+    /// What clawsec is called as a node of the protected gateway; `None` where it is none.
+    pub node_host: Option<String>,
     pub audit: AuditConfig,
     /// What works but should not stay; printed by `check` and at start.
     pub warnings: Vec<Warning>,

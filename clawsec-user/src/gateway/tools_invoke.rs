@@ -15,7 +15,7 @@ use super::json as strict;
 use super::record::Exchange;
 use super::refusal::Refusal;
 use crate::event::{EventKind, ToolFact};
-use crate::ipc::{ExecCall, ToolAnswer, ToolCall, ToolCommand};
+use crate::ipc::{Caller, ExecCall, ToolAnswer, ToolCall, ToolCommand};
 use crate::policy::{self, Permit, RequestFacts, ToolName};
 
 /// The gateway's own limit.
@@ -94,6 +94,7 @@ pub(super) async fn run(
         request: exchange.id.clone(),
         agent: facts.agent.clone(),
         session: facts.session.clone(),
+        caller: Caller::Client,
         args_bytes: args_bytes(&call.args),
         command: command(&call)?,
         tool: call.tool.clone(),

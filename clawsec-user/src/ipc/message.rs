@@ -102,14 +102,17 @@ pub enum ToSupervisor {
 pub enum OwnRole {
     /// Reads what the gateway tells its operators.
     Observer,
+    /// Runs what the gateway's agents ask for in the sandbox.
+    Node,
 }
 
 impl OwnRole {
-    pub const ALL: [Self; 1] = [Self::Observer];
+    pub const ALL: [Self; 2] = [Self::Observer, Self::Node];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Observer => "observer",
+            Self::Node => "node",
         }
     }
 
@@ -117,6 +120,7 @@ impl OwnRole {
     pub fn seed_id(self) -> &'static str {
         match self {
             Self::Observer => ":observer",
+            Self::Node => ":node",
         }
     }
 }
@@ -161,10 +165,25 @@ pub struct ToolCall {
     pub request: String,
     pub agent: Option<String>,
     pub session: Option<String>,
+    /// Who asks; the names above are a client's only where it says so.
+    pub caller: Caller,
     /// The name as the client wrote it; the supervisor normalises it itself.
     pub tool: String,
     pub args_bytes: u64,
     pub command: ToolCommand,
+}
+
+/// Who asks for a tool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Caller {
+    /// A client with a key of clawsec's.
+    Client,
+    /// An agent of the protected gateway, which asks clawsec as its node.
+    Agent {
+        /// The other end of the channel that the agent answers to.
+        peer: Option<String>,
+    },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -9,6 +9,6 @@ mod message;
 pub use codec::{IpcError, IpcReader, IpcWriter, split};
 pub use listeners::{MAX_LISTENERS, receive_listeners, send_listeners};
 pub use message::{
-    ExecCall, OwnRole, OwnState, PolicyUpdate, TimedEntry, TimedUpdate, TlsMaterial, ToGateway,
-    ToSupervisor, ToolAnswer, ToolCall, ToolCommand, ToolReply,
+    Caller, ExecCall, OwnRole, OwnState, PolicyUpdate, TimedEntry, TimedUpdate, TlsMaterial,
+    ToGateway, ToSupervisor, ToolAnswer, ToolCall, ToolCommand, ToolReply,
 };

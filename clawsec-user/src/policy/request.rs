@@ -182,6 +182,33 @@ impl Policy {
         })
     }
 
+    /// Judges a tool run that an agent of the protected gateway asks clawsec for, as its node: no
+    /// principal, and the same lists of tools, users and groups.
+    pub fn decide_for_agent(
+        &self,
+        tool: &ToolName,
+        mut facts: RequestFacts,
+    ) -> Result<Permit, Denial> {
+        facts.request = Request::Tool(tool.clone());
+        if !self.judge_tool(tool, self.agent_of(&facts))? {
+            return Err(Denial::new(Reason::ToolDenied, "security.sandbox.tools"));
+        }
+        for user in &facts.users {
+            self.people.judge_user(user)?;
+        }
+        for group in &facts.groups {
+            self.people.judge_group(group)?;
+        }
+        Ok(Permit {
+            facts,
+            principal: "gateway".to_owned(),
+            rule: "tools".to_owned(),
+            generation: self.generation,
+            sandboxed: true,
+            isolation: None,
+        })
+    }
+
     fn judge_method(&self, principal: &Principal, method: Method) -> Result<(), Denial> {
         match method.scope {
             Some(scope) => require(principal, scope)?,
@@ -416,6 +443,46 @@ mod tests {
                 .err()
                 .map(|denial| denial.reason);
             assert_eq!(denied, expected, "{group}");
+        }
+    }
+
+    #[test]
+    fn an_agent_of_the_gateway_passes_the_same_lists() {
+        let policy = policy();
+        let decide = |tool: &str, session: &str| {
+            let mut facts = RequestFacts::new(Request::Route);
+            facts.name_session(session).unwrap();
+            let decided = policy.decide_for_agent(&ToolName::new(tool), facts);
+            decided.map(|permit| assert!(permit.is_sandboxed()))
+        };
+        let rows = [
+            ("bash", "agent:main:main", None),
+            ("exec", "agent:main:whatsapp:dm:+15551234567", None),
+            (
+                "exec",
+                "agent:main:whatsapp:dm:+15557654321",
+                Some((Reason::UserNotAllowed, "security.users.allowList")),
+            ),
+            (
+                "browser",
+                "main",
+                Some((Reason::ToolDenied, "tools.deny[0]")),
+            ),
+            (
+                "cron",
+                "agent:work:main",
+                Some((Reason::ToolDenied, "agents.list[0].tools.deny[0]")),
+            ),
+            (
+                "cron",
+                "agent:main:main",
+                Some((Reason::ToolDenied, "security.sandbox.tools")),
+            ),
+        ];
+        for (tool, session, expected) in rows {
+            let denied = decide(tool, session).err();
+            let denied = denied.as_ref().map(|d| (d.reason, d.rule.as_str()));
+            assert_eq!(denied, expected, "{tool} {session}");
         }
     }
 

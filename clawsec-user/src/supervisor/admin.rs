@@ -90,6 +90,8 @@ pub struct Status {
     pub gateway_pid: Option<u32>,
     /// The connection that reads the protected gateway's own events.
     pub observer: String,
+    /// The connection by which the protected gateway's agents use the sandbox.
+    pub node: String,
     pub sandbox: String,
     pub audit_writable: bool,
     pub audit_records: u64,
@@ -366,6 +368,7 @@ fn status(state: &State) -> Status {
         kernel_memory,
         gateway_pid: state.gateway_pid(),
         observer: state.own(OwnRole::Observer),
+        node: state.own(OwnRole::Node),
         sandbox,
         audit_writable: health.writable,
         audit_records: health.seq,

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::state::State;
 use crate::causes;
 use crate::event::{Event, EventKind, Outcome, SandboxFact, ToolFact};
-use crate::ipc::{ExecCall, ToolAnswer, ToolCall, ToolCommand, ToolReply};
-use crate::policy::{Denial, Permit, Reason, Request, RequestFacts, ToolName};
+use crate::ipc::{Caller, ExecCall, ToolAnswer, ToolCall, ToolCommand, ToolReply};
+use crate::policy::{Denial, Permit, Reason, Request, RequestFacts, SessionKey, ToolName};
 use crate::sandbox::{Entry, EntryState, Execution, Job, JobCommand, SandboxError};
 
 /// Judges, runs, records and answers one call.
@@ -44,8 +44,6 @@ pub(super) async fn answer(
 fn judge(state: &State, call: &ToolCall) -> Result<Permit, Denial> {
     let config = state.config();
     let policy = &config.policy;
-    state.timed.admit(&policy.addresses, call.source)?;
-    let principal = policy.credentials.vouched(&call.principal, now_unix())?;
     let mut facts = RequestFacts::new(Request::Tool(ToolName::new(&call.tool)));
     facts.agent.clone_from(&call.agent);
     if let Some(session) = &call.session {
@@ -53,7 +51,19 @@ fn judge(state: &State, call: &ToolCall) -> Result<Permit, Denial> {
             .name_session(session)
             .map_err(|_two_readings| Denial::new(Reason::RequestMalformed, "session"))?;
     }
-    let permit = policy.decide(&principal, facts)?;
+    let permit = match &call.caller {
+        Caller::Client => {
+            state.timed.admit(&policy.addresses, call.source)?;
+            let principal = policy.credentials.vouched(&call.principal, now_unix())?;
+            policy.decide(&principal, facts)?
+        }
+        Caller::Agent { peer } => {
+            if let Some(peer) = peer {
+                facts.name_peer(peer);
+            }
+            policy.decide_for_agent(&ToolName::new(&call.tool), facts)?
+        }
+    };
     if !permit.is_sandboxed() {
         return Err(Denial::new(Reason::ToolDenied, "security.sandbox.tools"));
     }
@@ -112,7 +122,10 @@ async fn execute(
     let result = tools.sandbox.run(permit, job, cancel).await;
     record.report(&result);
     match result {
-        Ok(execution) => ToolAnswer::Done(reply(&execution)),
+        Ok(execution) => ToolAnswer::Done(match call.caller {
+            Caller::Client => reply(&execution),
+            Caller::Agent { .. } => node_reply(&execution),
+        }),
         Err(error) => ToolAnswer::Unavailable {
             message: error.to_string(),
         },
@@ -249,6 +262,33 @@ fn reply(execution: &Execution) -> ToolReply {
     ToolReply { text, details }
 }
 
+/// The result as the gateway's protocol has it of a node.
+fn node_reply(execution: &Execution) -> ToolReply {
+    let error = match execution {
+        Execution { oom: true, .. } => Some("the command ran out of memory".to_owned()),
+        Execution {
+            timed_out: true, ..
+        } => Some("the command timed out".to_owned()),
+        Execution {
+            signal: Some(signal),
+            ..
+        } => Some(format!("the command was ended by signal {signal}")),
+        _ => None,
+    };
+    let details = serde_json::json!({
+        "exitCode": execution.exit_code,
+        "timedOut": execution.timed_out,
+        "success": execution.exit_code == Some(0) && !execution.timed_out,
+        "stdout": execution.stdout.text(),
+        "stderr": execution.stderr.text(),
+        "error": error,
+    });
+    ToolReply {
+        text: String::new(),
+        details,
+    }
+}
+
 fn unavailable(state: &State, call: &ToolCall, permit: &Permit, message: &str) -> ToolAnswer {
     let mut event = event_of(call, Outcome::Error, Reason::SandboxUnavailable.as_str());
     event.rule = Some("security.sandbox".into());
@@ -306,8 +346,14 @@ pub(super) fn fact_of(execution: &Execution, provider: &str) -> SandboxFact {
 
 fn event_of(call: &ToolCall, outcome: Outcome, reason: &'static str) -> Event {
     let mut event = Event::new(EventKind::Tool, "invoke", outcome, reason);
-    event.source = Some(call.source);
-    event.port = Some(call.port);
+    if call.caller == Caller::Client {
+        event.source = Some(call.source);
+        event.port = Some(call.port);
+    }
+    let session = call.session.as_deref().map(SessionKey::read);
+    let session = session.and_then(Result::ok).unwrap_or_default();
+    event.user = session.user.map(|user| user.as_str().to_owned());
+    event.group = session.group.map(|group| group.as_str().to_owned());
     event.request = Some(call.request.clone());
     event.principal = Some(call.principal.clone());
     event.agent.clone_from(&call.agent);

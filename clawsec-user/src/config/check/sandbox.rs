@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::super::model::{SandboxConfig, SandboxNetwork, SandboxProvider};
 use super::super::reader::{Field, Section};
-use crate::policy::ToolRules;
+use crate::policy::{ToolName, ToolRules};
 
 /// The sandbox, and the tools clawsec answers from it.
-pub(super) fn read(field: Field<'_, '_>) -> (SandboxConfig, ToolRules) {
+pub(super) fn read(field: Field<'_, '_>) -> (SandboxConfig, ToolRules, Option<String>) {
     let present = field.is_present();
     field.section(|section| {
         // A section that stands there is meant; one that does not, is not.
@@ -78,8 +78,46 @@ pub(super) fn read(field: Field<'_, '_>) -> (SandboxConfig, ToolRules) {
                 .file()
                 .unwrap_or_else(|| PathBuf::from("/var/run/docker.sock")),
         };
-        (sandbox, sandboxed)
+        let node_host = node_host(section, enabled, &sandboxed);
+        (sandbox, sandboxed, node_host)
     })
+}
+
+/// The name of clawsec's node, where it is to be one.
+fn node_host(
+    section: &mut Section<'_, '_>,
+    has_sandbox: bool,
+    sandboxed: &ToolRules,
+) -> Option<String> {
+    let field = section.at("nodeHost");
+    let present = field.is_present();
+    let (enabled, name) = field.section(|node| {
+        let enabled = node.at("enabled").boolean().unwrap_or(present);
+        let expected = "letters, digits, `.`, `_`, `-`, at most 64";
+        let name = node.at("name").parsed(expected, |text| {
+            let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+            let sound = (1..=64).contains(&text.len()) && text.bytes().all(plain);
+            if sound {
+                Ok(text.to_owned())
+            } else {
+                Err(None)
+            }
+        });
+        (enabled, name.unwrap_or_else(|| "clawsec".to_owned()))
+    });
+    if !enabled {
+        return None;
+    }
+    if !has_sandbox {
+        section
+            .at("nodeHost")
+            .problem("a node runs what it is asked to in the sandbox, which is off");
+    } else if !sandboxed.names(&ToolName::new("exec")) {
+        section
+            .at("nodeHost")
+            .problem("a node runs `exec`, which is not among `security.sandbox.tools`");
+    }
+    Some(name)
 }
 
 /// `none`, or a network that the operator made; never one of the host's own.

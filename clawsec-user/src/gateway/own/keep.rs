@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use super::backoff::Backoff;
-use super::observe;
+use super::{node, observe};
 use crate::config::{Secret, Upstream, UpstreamAuth};
 use crate::event::{Event, EventKind, Outcome};
 use crate::gateway::shared::Gateway;
@@ -24,7 +24,7 @@ pub(super) struct Target {
     upstream: Upstream,
     auth: UpstreamAuth,
     token: Option<Secret>,
-    seed: [u8; 32],
+    pub(super) seed: [u8; 32],
     pub(super) identity: Identity,
 }
 
@@ -60,7 +60,7 @@ pub(super) async fn keep(gateway: Arc<Gateway>, role: OwnRole) {
                 let protocol = connection.protocol;
                 told.say(OwnState::Connected { protocol }).await;
                 tokio::select! {
-                    why = serve(&gateway, role, connection) => OwnState::Away { why },
+                    why = serve(&gateway, &target, connection, &mut told) => OwnState::Away { why },
                     () = outlived(&gateway, &mut generation, role, &target) => continue,
                     () = gateway.drain.cancelled() => return,
                 }
@@ -79,9 +79,15 @@ pub(super) async fn keep(gateway: Arc<Gateway>, role: OwnRole) {
 }
 
 /// Uses an open connection until it ends; why it did.
-async fn serve(gateway: &Arc<Gateway>, role: OwnRole, connection: OwnConnection) -> String {
-    match role {
+async fn serve(
+    gateway: &Arc<Gateway>,
+    target: &Target,
+    connection: OwnConnection,
+    told: &mut Told<'_>,
+) -> String {
+    match told.role {
         OwnRole::Observer => observe::serve(gateway, connection).await,
+        OwnRole::Node => node::serve(gateway, target, connection, told).await,
     }
 }
 
@@ -107,6 +113,7 @@ impl Target {
     fn of(role: OwnRole, snapshot: &Snapshot) -> Result<Self, &'static str> {
         let identity = match role {
             OwnRole::Observer => observer(snapshot)?,
+            OwnRole::Node => node(snapshot)?,
         };
         let gateway = &snapshot.config.gateway;
         Ok(Self {
@@ -142,6 +149,21 @@ fn observer(snapshot: &Snapshot) -> Result<Identity, &'static str> {
     })
 }
 
+fn node(snapshot: &Snapshot) -> Result<Identity, &'static str> {
+    let name = snapshot.config.node_host.as_ref();
+    let name = name.ok_or("security.sandbox.nodeHost is not set")?;
+    Ok(Identity {
+        role: Role::Node,
+        scopes: &[],
+        params: members(json!({
+            "client": {"id": "node-host", "displayName": name, "mode": "node",
+                       "version": VERSION, "platform": "linux"},
+            "caps": ["system"],
+            "commands": node::COMMANDS,
+        })),
+    })
+}
+
 pub(super) fn members(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(members) => members,
@@ -150,7 +172,7 @@ pub(super) fn members(value: Value) -> Map<String, Value> {
 }
 
 /// What was last said of a connection.
-struct Told<'a> {
+pub(super) struct Told<'a> {
     gateway: &'a Gateway,
     role: OwnRole,
     last: Option<OwnState>,
@@ -166,7 +188,7 @@ impl<'a> Told<'a> {
     }
 
     /// Says what is new; what was said already, not again.
-    async fn say(&mut self, state: OwnState) {
+    pub(super) async fn say(&mut self, state: OwnState) {
         if self.last.as_ref() == Some(&state) {
             return;
         }
@@ -198,4 +220,4 @@ impl<'a> Told<'a> {
     }
 }
 
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,10 +1,12 @@
 //! What clawsec is to the protected gateway where it connects for itself.
 //!
-//! `keep` holds a connection open for each role; `observe` makes records of what the gateway tells.
+//! `keep` holds a connection open for each role; `observe` makes records of what the gateway tells,
+//! `node` runs what its agents ask for in the sandbox.
 //! Invariant: nothing that comes in here is passed on to a client.
 
 mod backoff;
 mod keep;
+mod node;
 mod notice;
 mod observe;
 

@@ -44,6 +44,8 @@ pub(in crate::gateway) struct Script {
     pub(in crate::gateway) events: Vec<Value>,
     /// Close after them.
     pub(in crate::gateway) closes: bool,
+    /// Nodes that wait for approval.
+    pub(in crate::gateway) pending: Vec<Value>,
 }
 
 impl FakeUpstream {
@@ -152,11 +154,14 @@ async fn serve(mut socket: Socket, frames: Arc<Mutex<Vec<Value>>>, script: Arc<M
             "connect" => {
                 assert!(signature_is_good(&frame["params"]), "{frame}");
                 let is_own = frame["params"]["client"]["displayName"] == "clawsec";
-                let script = if is_own {
+                let mut script = if is_own {
                     script.lock().unwrap().clone()
                 } else {
                     Script::default()
                 };
+                if frame["params"]["scopes"] == json!(["operator.read", "operator.pairing"]) {
+                    script.events.clear();
+                }
                 if let Some(error) = script.refusal {
                     let no = json!({"type": "res", "id": id, "ok": false, "error": error});
                     send(&mut socket, &no).await;
@@ -181,6 +186,12 @@ async fn serve(mut socket: Socket, frames: Arc<Mutex<Vec<Value>>>, script: Arc<M
             "status" => {
                 let close = Frame::close(1013, b"starting");
                 socket.write_frame(close).await.unwrap();
+            }
+            "node.pair.list" => {
+                let pending = script.lock().unwrap().pending.clone();
+                let list =
+                    json!({"type": "res", "id": id, "ok": true, "payload": {"pending": pending}});
+                send(&mut socket, &list).await;
             }
             method => {
                 let echo = json!({"type": "res", "id": id, "ok": true, "payload": {"did": method}});

@@ -5,6 +5,7 @@ mod fake_upstream;
 mod http;
 mod http2;
 mod listeners;
+mod node;
 mod own;
 mod routes;
 mod slow;
@@ -65,6 +66,8 @@ pub(super) struct Rules {
     /// A client certificate's public key that stands for the administrator.
     pub(super) certificate: Option<[u8; 32]>,
     pub(super) observe: bool,
+    /// The name of clawsec's node.
+    pub(super) node: Option<&'static str>,
 }
 
 impl Default for Rules {
@@ -81,11 +84,16 @@ impl Default for Rules {
             vouches: false,
             certificate: None,
             observe: false,
+            node: None,
         }
     }
 }
 
 impl Rules {
+    fn policy(&self, upstream_port: u16) -> ToGateway {
+        ToGateway::Policy(Box::new(self.update(upstream_port)))
+    }
+
     fn update(&self, upstream_port: u16) -> PolicyUpdate {
         let port = self.upstream_port.unwrap_or(upstream_port);
         PolicyUpdate {
@@ -94,7 +102,7 @@ impl Rules {
                 "port": port, "allowed": self.allowed, "keys": self.keys,
                 "requests": self.requests, "hosts": self.hosts, "tls": self.tls.is_some(),
                 "listen": self.listen, "vouches": self.vouches, "certificate": self.certificate,
-                "observe": self.observe,
+                "observe": self.observe, "node": self.node,
             })
             .to_string(),
             path: "test".into(),
@@ -105,6 +113,7 @@ impl Rules {
                 ("reader".into(), [2; 32]),
                 ("work".into(), [3; 32]),
                 (":observer".into(), [4; 32]),
+                (":node".into(), [5; 32]),
             ]),
         }
     }
@@ -225,6 +234,7 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
             user: String::new(),
             docker_socket: PathBuf::new(),
         },
+        node_host: rules["node"].as_str().map(str::to_owned),
         audit: AuditConfig {
             enabled: rules["observe"] == true,
             path: PathBuf::new(),
@@ -322,8 +332,7 @@ impl Rig {
     /// Puts a policy in force and waits until it is.
     pub(super) async fn install(&mut self, rules: Rules) {
         let generation = rules.generation;
-        let update = rules.update(self.upstream.port);
-        self.send(ToGateway::Policy(Box::new(update))).await;
+        self.send(rules.policy(self.upstream.port)).await;
         let answer = self.told().await;
         assert!(
             matches!(answer, ToSupervisor::Ready { generation: g } if g == generation),

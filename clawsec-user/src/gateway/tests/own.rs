@@ -10,7 +10,7 @@ use crate::event::{EventKind, Outcome};
 use crate::gateway::shared::Deadlines;
 use crate::ipc::{OwnRole, OwnState, ToGateway, ToSupervisor};
 
-fn quick() -> Deadlines {
+pub(super) fn quick() -> Deadlines {
     Deadlines {
         retry: Duration::from_millis(10),
         retry_most: Duration::from_millis(40),
@@ -33,7 +33,7 @@ async fn observer(script: Script) -> Rig {
 
 impl Rig {
     /// The next state of one of clawsec's own connections.
-    async fn state(&mut self, role: OwnRole) -> OwnState {
+    pub(super) async fn state(&mut self, role: OwnRole) -> OwnState {
         loop {
             let next = tokio::time::timeout(Duration::from_secs(5), self.own.recv());
             let (of, state) = next.await.expect("in time").expect("a state");
@@ -44,14 +44,14 @@ impl Rig {
     }
 
     /// Requests of this method that the upstream was sent by clawsec itself.
-    fn asked(&self, method: &str) -> Vec<Value> {
+    pub(super) fn asked(&self, method: &str) -> Vec<Value> {
         let frames = self.upstream.frames.lock().unwrap();
         let asked = frames.iter().filter(|frame| frame["method"] == method);
         asked.cloned().collect()
     }
 }
 
-fn event(name: &str, payload: &Value) -> Value {
+pub(super) fn event(name: &str, payload: &Value) -> Value {
     json!({"type": "event", "event": name, "payload": payload, "seq": 1})
 }
 

@@ -104,6 +104,10 @@ impl OwnDevice {
         Self::from_seed(tag.as_ref().first_chunk()?)
     }
 
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
     /// The `device` member of clawsec's own `connect`, with the v2 text that every version takes.
     pub(super) fn sign(
         &self,

@@ -40,9 +40,27 @@ pub(in crate::gateway) struct OwnConnection {
     pub(in crate::gateway) terms: Terms,
     /// The protocol's number, as the gateway said it.
     pub(in crate::gateway) protocol: u64,
+    /// The largest frame that the gateway takes.
+    pub(in crate::gateway) max_frame_bytes: usize,
     arrivals: mpsc::Receiver<Arrival>,
     outbox: Outbox,
     _reader: DropGuard,
+}
+
+/// The sending half.
+#[derive(Debug, Clone)]
+pub(in crate::gateway) struct Sender(Outbox);
+
+impl Sender {
+    pub(in crate::gateway) async fn request(
+        &self,
+        id: &str,
+        method: &str,
+        params: &Value,
+    ) -> Result<(), Gone> {
+        let frame = json!({"type": "req", "id": id, "method": method, "params": params});
+        self.0.text(frame.to_string()).await
+    }
 }
 
 /// What the gateway sends.
@@ -70,10 +88,18 @@ pub(in crate::gateway) enum NotOpen {
 
 /// Texts on their way to whoever reads; few, since each may be as large as a frame.
 const ARRIVALS: usize = 2;
+/// What the older gateway takes where it does not say.
+const MAX_PAYLOAD: u64 = 512 * 1024;
 /// The `id` of the `connect` request; later requests choose others.
 const CONNECT_ID: &str = "connect";
 /// Who clawsec is where the gateway believes its proxy about that; no key's id begins like it.
 const NAME: &str = "clawsec";
+
+/// The id of the device that `open` shows for this identity.
+pub(in crate::gateway) fn device_id(seed: &[u8; 32], identity: &Identity) -> Option<String> {
+    let device = OwnDevice::of_client(seed, &connect_of(identity))?;
+    Some(device.id().to_owned())
+}
 
 /// Connects, within the handshake's deadline.
 pub(in crate::gateway) async fn open(
@@ -117,10 +143,12 @@ pub(in crate::gateway) async fn open(
             token.clone(),
             gateway.deadlines.idle,
         ));
-        let protocol = hello.pointer("/payload/protocol").and_then(Value::as_u64);
+        let number = |pointer: &str| hello.pointer(pointer).and_then(Value::as_u64);
+        let max_frame = number("/payload/policy/maxPayload").unwrap_or(MAX_PAYLOAD);
         Ok(OwnConnection {
             terms: Terms::of(&hello),
-            protocol: protocol.unwrap_or_default(),
+            protocol: number("/payload/protocol").unwrap_or_default(),
+            max_frame_bytes: usize::try_from(max_frame).unwrap_or(usize::MAX),
             arrivals,
             outbox,
             _reader: token.drop_guard(),
@@ -149,8 +177,12 @@ impl OwnConnection {
         method: &str,
         params: &Value,
     ) -> Result<(), Gone> {
-        let frame = json!({"type": "req", "id": id, "method": method, "params": params});
-        self.outbox.text(frame.to_string()).await
+        self.sender().request(id, method, params).await
+    }
+
+    /// What tasks beside the reader send by.
+    pub(in crate::gateway) fn sender(&self) -> Sender {
+        Sender(self.outbox.clone())
     }
 }
 
