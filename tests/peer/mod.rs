@@ -11,4 +11,5 @@ mod observer;
 mod parser;
 mod product;
 mod routes;
+mod sandbox;
 mod tools;

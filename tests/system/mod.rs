@@ -3,7 +3,7 @@
 mod attach;
 mod confinement;
 pub(crate) mod daemon;
-mod docker;
+pub(crate) mod docker;
 mod flood;
 mod input;
 mod judge;
