@@ -111,11 +111,11 @@ fn node_host(
     if !has_sandbox {
         section
             .at("nodeHost")
-            .problem("a node runs what it is asked to in the sandbox, which is off");
+            .problem("the sandbox is off; switch it on, or the node off too (`enabled: false`)");
     } else if !sandboxed.names(&ToolName::new("exec")) {
-        section
-            .at("nodeHost")
-            .problem("a node runs `exec`, which is not among `security.sandbox.tools`");
+        section.at("nodeHost").problem(
+            "a node runs `exec`; name it in `security.sandbox.tools`, or leave the node out",
+        );
     }
     Some(name)
 }

@@ -62,6 +62,21 @@ fn what_one_section_gets_wrong_is_said_once() {
             "security.sandbox.network: found \"host\", expected \"none\", or the name of a docker network made for the sandbox",
         ),
         (
+            r#"sandbox: { nodeHost: { name: "a b" } }"#,
+            "",
+            "security.sandbox.nodeHost.name: found \"a b\", expected letters, digits, `.`, `_`, `-`, at most 64",
+        ),
+        (
+            "sandbox: { enabled: false, nodeHost: {} }",
+            "",
+            "security.sandbox.nodeHost: the sandbox is off; switch it on, or the node off too (`enabled: false`)",
+        ),
+        (
+            r#"sandbox: { tools: ["process"], nodeHost: {} }"#,
+            "",
+            "security.sandbox.nodeHost: a node runs `exec`; name it in `security.sandbox.tools`, or leave the node out",
+        ),
+        (
             r#"sandbox: { user: "root" }"#,
             "",
             "security.sandbox.user: found \"root\", expected the name of an ordinary user, not root or nobody",
