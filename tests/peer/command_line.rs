@@ -33,12 +33,25 @@ fn openclaw_believes_the_proxy() {
         let gateway = config["gateway"].as_object_mut().expect("an object");
         gateway.remove("upstreamToken");
         gateway.insert("upstreamAuth".to_owned(), json!("trustedProxy"));
+        gateway.remove("observe");
     });
+    // To a gateway that knows clients by name, a new device is one to be approved, clawsec's own,
+    // too: what it says to run is what helps.
+    let observer = |reason: &'static str| {
+        let is = move |record: &Value| record["action"] == "observer" && record["reason"] == reason;
+        protected.daemon.await_record(reason, is)
+    };
+    let waits = observer("pairing_required");
+    let command = waits["detail"].as_str().and_then(|d| d.split('`').nth(1));
+    let command = command.expect("a command").strip_prefix("openclaw ");
+    let words: Vec<&str> = command.expect("its own").split(' ').collect();
+    let approved = protected.on_its_host(&words);
+    assert!(approved.status.success(), "{approved:?}");
+    observer("connected");
     let call = json!({ "tool": "sessions_list", "action": "json", "args": {} });
     let listed = protected.invoke(&call);
     assert_eq!(listed.status, 200, "{listed:?}\n{}", protected.logs());
-    // To a gateway that knows clients by name, a new device is one to be approved, once; the client
-    // is told so by the gateway itself.
+    // A client's new device is one to be approved, once, as the gateway itself tells it.
     let connect = || protected.client(&with_key(KEY, &json!([["health", {}]])));
     let unpaired = connect();
     let error = &unpaired.hello()["error"];

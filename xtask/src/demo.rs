@@ -111,12 +111,15 @@ impl Folder {
         self.write("cert.pem", &certificate.cert.pem())?;
         self.write("key.pem", &certificate.signing_key.serialize_pem())?;
         self.write("api-key", key)?;
+        // The stand-in tells its operators nothing.
+        let is_real = upstream.is_some();
         let upstream = upstream.unwrap_or("http://127.0.0.1:18789");
         let config = include_str!("demo.json5")
             .replace("@FOLDER@", &self.0.display().to_string())
             .replace("@ALLOWED@", "192.0.2.0/24")
             .replace("@UPSTREAM@", upstream)
             .replace("@UPSTREAM_TOKEN@", UPSTREAM_TOKEN)
+            .replace("@OBSERVE@", &is_real.to_string())
             .replace("@PROVIDER@", provider);
         self.write("clawsec.json", &config)
     }

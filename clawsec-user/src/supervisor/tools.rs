@@ -57,6 +57,9 @@ fn judge(state: &State, call: &ToolCall) -> Result<Permit, Denial> {
             let principal = policy.credentials.vouched(&call.principal, now_unix())?;
             policy.decide(&principal, facts)?
         }
+        Caller::Agent { .. } if config.node_host.is_none() => {
+            return Err(Denial::new(Reason::ToolDenied, "security.sandbox.nodeHost"));
+        }
         Caller::Agent { peer } => {
             if let Some(peer) = peer {
                 facts.name_peer(peer);

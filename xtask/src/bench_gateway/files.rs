@@ -38,6 +38,7 @@ pub(super) fn config(folder: &Folder, port: u16, upstream: u16) -> Value {
             "listen": [format!("127.0.0.1:{port}")],
             "upstream": format!("http://127.0.0.1:{upstream}"),
             "upstreamToken": "bench-upstream-token",
+            "observe": false,
             "tls": { "cert": folder.path("cert.pem"), "key": folder.path("key.pem") },
             "admin": { "socket": folder.path("admin.sock") },
         },

@@ -109,8 +109,8 @@ const MAX_OPEN: usize = 4096;
 const MAX_ENDED: usize = 1024;
 /// How long a run's last chat event may take after its agent's end; some runs have none.
 const LAST_WORD: Duration = Duration::from_secs(10);
-/// Nothing runs so long; the gateway's own default ends a run after ten minutes.
-const LONGEST: Duration = Duration::from_hours(6);
+/// Nothing runs so long: openclaw ends a run after 48 hours, clawdbot after ten minutes.
+const LONGEST: Duration = Duration::from_hours(49);
 /// The longest name that is kept, in characters.
 const MAX_NAME_CHARS: usize = 128;
 const SUBSCRIBE_ID: &str = "subscribe";

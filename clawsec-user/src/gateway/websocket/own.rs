@@ -92,8 +92,11 @@ const ARRIVALS: usize = 2;
 const MAX_PAYLOAD: u64 = 512 * 1024;
 /// The `id` of the `connect` request; later requests choose others.
 const CONNECT_ID: &str = "connect";
-/// Who clawsec is where the gateway believes its proxy about that; no key's id begins like it.
-const NAME: &str = "clawsec";
+/// Who clawsec is where the gateway believes its proxy about that (no key's id has a colon), and
+/// where it comes from: the dummy address of RFC 7600, since such a gateway takes no loopback
+/// address for a client's.
+const NAME: &str = "clawsec:own";
+const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 
 /// The id of the device that `open` shows for this identity.
 pub(in crate::gateway) fn device_id(seed: &[u8; 32], identity: &Identity) -> Option<String> {
@@ -115,8 +118,7 @@ pub(in crate::gateway) async fn open(
     let device =
         OwnDevice::of_client(seed, &connect).ok_or_else(|| away("the device key is unusable"))?;
     let opening = async {
-        let source = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let socket = dial::open(gateway, snapshot, NAME, source)
+        let socket = dial::open(gateway, snapshot, NAME, IpAddr::V4(NOBODY))
             .await
             .map_err(|why| NotOpen::Away { why })?;
         let (mut reader, outbox) = frames::split(
