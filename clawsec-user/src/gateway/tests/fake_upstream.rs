@@ -42,6 +42,8 @@ pub(in crate::gateway) struct Script {
     pub(in crate::gateway) protocol: Option<u64>,
     /// Events, sent after the hello.
     pub(in crate::gateway) events: Vec<Value>,
+    /// Events, sent after the first answer of a node's.
+    pub(in crate::gateway) then: Vec<Value>,
     /// Close after them.
     pub(in crate::gateway) closes: bool,
     /// Nodes that wait for approval.
@@ -186,6 +188,12 @@ async fn serve(mut socket: Socket, frames: Arc<Mutex<Vec<Value>>>, script: Arc<M
             "status" => {
                 let close = Frame::close(1013, b"starting");
                 socket.write_frame(close).await.unwrap();
+            }
+            "node.invoke.result" => {
+                let then = std::mem::take(&mut script.lock().unwrap().then);
+                for event in &then {
+                    send(&mut socket, event).await;
+                }
             }
             "node.pair.list" => {
                 let pending = script.lock().unwrap().pending.clone();

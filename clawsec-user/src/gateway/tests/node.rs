@@ -219,10 +219,23 @@ async fn the_gateway_takes_a_call_back() {
         "node.invoke.cancel",
         &json!({"invokeId": "1", "nodeId": "n"}),
     );
-    let id = invoke("2", "system.run", &command("id", FRIEND));
-    let rig = asked(vec![hang, cancel, id]).await;
-    assert_eq!(payload(&rig.result("2").await)["exitCode"], 0);
-    assert_eq!(rig.asked("node.invoke.result").len(), 1);
+    let quick = invoke("2", "system.run", &command("id", FRIEND));
+    let script = Script {
+        events: vec![hang, quick],
+        then: vec![cancel],
+        ..Script::default()
+    };
+    let mut rig = node(Rules::default(), script).await;
+    let ToSupervisor::Tool { id: hanging, .. } = rig.told().await else {
+        panic!("no call");
+    };
+    rig.call().await;
+    let told = rig.told().await;
+    assert!(
+        matches!(told, ToSupervisor::Cancel { id } if id == hanging),
+        "{told:?}"
+    );
+    assert_eq!(rig.asked("node.invoke.result").len(), 1, "of the other");
 }
 
 #[tokio::test]
