@@ -80,6 +80,20 @@ fn runs_in_the_sandbox(product: Product) {
     });
     assert_eq!(denial["reason"], "user_not_allowed", "{denial}");
     assert_eq!(denial["user"], STRANGER, "{denial}");
+    assert!(!said.contains("may have executed"), "{said}");
+    let denials = protected.daemon.audit();
+    let denials = denials.iter().filter(|r| r["reason"] == "user_not_allowed");
+    assert_eq!(denials.count(), 1, "denied once, before it was to run");
+
+    // More than a frame of the older gateway's holds, each character of which takes seven.
+    let flood = "head -c 300000 /dev/zero | tr '\\000' '\\001'; echo end";
+    ask_past_clawsec(&protected, FRIEND, flood);
+    let away = |record: &Value| record["action"] == "node" && record["reason"] == "away";
+    assert!(
+        !protected.daemon.audit().iter().any(away),
+        "{}",
+        protected.logs()
+    );
 
     // Past clawsec a friend's command still runs in the sandbox.
     let said = ask_past_clawsec(&protected, FRIEND, "echo $((40+2))-ran-$(id -u)");
