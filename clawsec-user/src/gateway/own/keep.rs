@@ -56,11 +56,17 @@ pub(super) async fn keep(gateway: Arc<Gateway>, role: OwnRole) {
         drop(snapshot);
         let state = match opened {
             Ok(connection) => {
-                backoff.reset();
+                let since = tokio::time::Instant::now();
                 let protocol = connection.protocol;
                 told.say(OwnState::Connected { protocol }).await;
                 tokio::select! {
-                    why = serve(&gateway, &target, connection, &mut told) => OwnState::Away { why },
+                    why = serve(&gateway, &target, connection, &mut told) => {
+                        // One that is ended at once is tried again as one that is not opened.
+                        if since.elapsed() >= gateway.deadlines.retry_most {
+                            backoff.reset();
+                        }
+                        OwnState::Away { why }
+                    }
                     () = outlived(&gateway, &mut generation, role, &target) => continue,
                     () = gateway.drain.cancelled() => return,
                 }

@@ -27,6 +27,35 @@ pub(super) fn read(text: &[u8]) -> Option<(About, Notice<'_>)> {
     Some((about, notice))
 }
 
+/// Whether this frame is the answer to the request of this id.
+pub(super) fn is_answer(text: &[u8], id: &str) -> bool {
+    let answer = serde_json::from_slice::<Answer<'_>>(text);
+    answer.is_ok_and(|answer| answer.id.as_deref() == Some(id))
+}
+
+/// What an answer that says no says.
+pub(super) fn refusal(text: &[u8]) -> Option<String> {
+    let answer: Answer<'_> = serde_json::from_slice(text).ok()?;
+    let message = answer.error?.message.unwrap_or_default();
+    (!answer.ok).then(|| message.chars().take(200).collect())
+}
+
+#[derive(Deserialize)]
+struct Answer<'a> {
+    #[serde(borrow, default)]
+    id: Option<Cow<'a, str>>,
+    #[serde(default)]
+    ok: bool,
+    #[serde(borrow, default)]
+    error: Option<Error<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Error<'a> {
+    #[serde(borrow, default)]
+    message: Option<Cow<'a, str>>,
+}
+
 /// The members that `chat`, `agent` and `session.tool` have in common.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]

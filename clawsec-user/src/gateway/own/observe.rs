@@ -22,7 +22,8 @@ use crate::policy::{Protocol, SessionKey, ToolName};
 /// Dropping the future records what had begun as unfinished.
 pub(super) async fn serve(gateway: &Gateway, mut connection: OwnConnection) -> String {
     // The newer gateway tells tool calls of others' runs to subscribers alone.
-    if connection.terms.protocol == Protocol::V4
+    let mut subscribing = connection.terms.protocol == Protocol::V4;
+    if subscribing
         && connection
             .request(SUBSCRIBE_ID, "sessions.subscribe", &json!({}))
             .await
@@ -36,6 +37,12 @@ pub(super) async fn serve(gateway: &Gateway, mut connection: OwnConnection) -> S
     };
     loop {
         match connection.next().await {
+            Arrival::Text(text) if subscribing && notice::is_answer(&text, SUBSCRIBE_ID) => {
+                subscribing = false;
+                if let Some(why) = notice::refusal(&text) {
+                    return format!("the gateway refuses sessions.subscribe: {why}");
+                }
+            }
             Arrival::Text(text) => log.take(&text),
             Arrival::End(why) => return why,
         }

@@ -36,6 +36,8 @@ pub(in crate::gateway) struct FakeUpstream {
 /// What a connection of clawsec's own is told.
 #[derive(Debug, Clone, Default)]
 pub(in crate::gateway) struct Script {
+    /// The error that answers its `sessions.subscribe`.
+    pub(in crate::gateway) unsubscribed: Option<Value>,
     /// The error that answers its `connect`.
     pub(in crate::gateway) refusal: Option<Value>,
     /// Of the hello; 3 if left out.
@@ -194,6 +196,13 @@ async fn serve(mut socket: Socket, frames: Arc<Mutex<Vec<Value>>>, script: Arc<M
                 for event in &then {
                     send(&mut socket, event).await;
                 }
+            }
+            "sessions.subscribe" => {
+                let answer = match script.lock().unwrap().unsubscribed.clone() {
+                    None => json!({"type": "res", "id": id, "ok": true, "payload": {}}),
+                    Some(error) => json!({"type": "res", "id": id, "ok": false, "error": error}),
+                };
+                send(&mut socket, &answer).await;
             }
             "node.pair.list" => {
                 let pending = script.lock().unwrap().pending.clone();

@@ -148,6 +148,20 @@ async fn a_refusal_is_said_once_and_tried_again() {
 }
 
 #[tokio::test]
+async fn a_subscription_that_is_refused_is_no_connection() {
+    let mut rig = observer(Script {
+        protocol: Some(4),
+        unsubscribed: Some(json!({"code": "FORBIDDEN", "message": "missing scope"})),
+        ..Script::default()
+    })
+    .await;
+    let connected = OwnState::Connected { protocol: 4 };
+    assert_eq!(rig.state(OwnRole::Observer).await, connected);
+    let why = "the gateway refuses sessions.subscribe: missing scope".to_owned();
+    assert_eq!(rig.state(OwnRole::Observer).await, OwnState::Away { why });
+}
+
+#[tokio::test]
 async fn a_connection_that_ends_leaves_nothing_open() {
     let mut rig = observer(Script {
         events: vec![event("chat", &json!({"runId": "r", "state": "delta"}))],
