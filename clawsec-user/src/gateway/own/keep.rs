@@ -1,8 +1,8 @@
 //! One connection of clawsec's own, kept: opened, served, opened again.
 //!
 //! Each change of its state is told once: to the supervisor for `status`, as a record, and on the
-//! terminal. Cancellation points are the waits of `keep`: a drain, and a policy that wants another
-//! connection, end what stands.
+//! terminal. Cancellation points are the waits of `keep`: a policy that wants another connection
+//! ends what stands; a drain lets a node finish what it runs.
 
 use std::sync::Arc;
 
@@ -18,8 +18,9 @@ use crate::gateway::snapshot::Snapshot;
 use crate::gateway::websocket::own::{self, Identity, NotOpen, OwnConnection, Role};
 use crate::ipc::{OwnRole, OwnState, ToSupervisor};
 
-/// Everything that a connection depends on; it stands for as long as this stays.
-#[derive(Debug, Clone, PartialEq)]
+/// Everything that a connection depends on; it stands for as long as this stays. Not to be
+/// printed: the seed is a secret.
+#[derive(Clone, PartialEq)]
 pub(super) struct Target {
     upstream: Upstream,
     auth: UpstreamAuth,
@@ -68,13 +69,15 @@ pub(super) async fn keep(gateway: Arc<Gateway>, role: OwnRole) {
                         OwnState::Away { why }
                     }
                     () = outlived(&gateway, &mut generation, role, &target) => continue,
-                    () = gateway.drain.cancelled() => return,
                 }
             }
             Err(NotOpen::Unpaired { remedy }) => OwnState::Unpaired { remedy },
             Err(NotOpen::Refused { why }) => OwnState::Refused { why },
             Err(NotOpen::Away { why }) => OwnState::Away { why },
         };
+        if gateway.drain.is_cancelled() {
+            return;
+        }
         told.say(state).await;
         tokio::select! {
             () = tokio::time::sleep(backoff.take()) => {}
@@ -84,7 +87,7 @@ pub(super) async fn keep(gateway: Arc<Gateway>, role: OwnRole) {
     }
 }
 
-/// Uses an open connection until it ends; why it did.
+/// Uses an open connection until it ends, or the gateway drains; why it did.
 async fn serve(
     gateway: &Arc<Gateway>,
     target: &Target,

@@ -36,7 +36,11 @@ pub(super) async fn serve(gateway: &Gateway, mut connection: OwnConnection) -> S
         observed: Observed::new(connection.terms.default_agent.take()),
     };
     loop {
-        match connection.next().await {
+        let arrival = tokio::select! {
+            arrival = connection.next() => arrival,
+            () = gateway.drain.cancelled() => return "clawsec stops".to_owned(),
+        };
+        match arrival {
             Arrival::Text(text) if subscribing && notice::is_answer(&text, SUBSCRIBE_ID) => {
                 subscribing = false;
                 if let Some(why) = notice::refusal(&text) {

@@ -8,7 +8,10 @@ use super::fake_upstream::{FakeUpstream, Script};
 use super::own::{event, quick};
 use super::{Rig, Rules};
 use crate::event::{EventKind, Outcome};
-use crate::ipc::{Caller, OwnRole, OwnState, ToSupervisor, ToolCall, ToolCommand};
+use crate::ipc::{
+    Caller, OwnRole, OwnState, ToGateway, ToSupervisor, ToolAnswer, ToolCall, ToolCommand,
+    ToolReply,
+};
 
 const FRIEND: &str = "agent:main:whatsapp:dm:+15551234567";
 const STRANGER: &str = "agent:main:whatsapp:dm:+15559999999";
@@ -236,6 +239,26 @@ async fn the_gateway_takes_a_call_back() {
         "{told:?}"
     );
     assert_eq!(rig.asked("node.invoke.result").len(), 1, "of the other");
+}
+
+#[tokio::test]
+async fn a_drain_lets_a_command_end() {
+    let hang = invoke("1", "system.run", &command("hang", FRIEND));
+    let mut rig = asked(vec![hang]).await;
+    let ToSupervisor::Tool { id, .. } = rig.told().await else {
+        panic!("no call");
+    };
+    rig.send(ToGateway::Drain {
+        deadline_ms: 60_000,
+    })
+    .await;
+    let answer = ToolAnswer::Done(ToolReply {
+        text: String::new(),
+        details: json!({"exitCode": 7}),
+    });
+    rig.send(ToGateway::Answer { id, answer }).await;
+    assert!(matches!(rig.told().await, ToSupervisor::Drained));
+    assert_eq!(payload(&rig.result("1").await)["exitCode"], 7);
 }
 
 #[tokio::test]

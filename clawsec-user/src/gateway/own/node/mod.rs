@@ -8,11 +8,12 @@ mod approval;
 mod call;
 mod run;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use self::call::{Command, Invoke};
 use self::run::Node;
@@ -49,13 +50,14 @@ pub(super) async fn serve(
     let protocol = connection.protocol;
     let node = Arc::new(Node::new(gateway, &connection));
     let mut calls = Calls::default();
+    let mut draining = false;
     let (say, mut states) = mpsc::channel(1);
     // The newer gateway connects a node at once, and asks a person before it uses it.
     let mut approval = JoinSet::new();
     if connection.terms.protocol == Protocol::V4 {
         approval.spawn(approval::watch(Arc::clone(gateway), target.clone(), say));
     }
-    loop {
+    while !(draining && calls.running.is_empty()) {
         tokio::select! {
             arrival = connection.next() => match arrival {
                 Arrival::Text(text) => calls.take(&node, &text).await,
@@ -66,15 +68,23 @@ pub(super) async fn serve(
                 Some(remedy) => OwnState::Unpaired { remedy },
                 None => OwnState::Connected { protocol },
             }).await,
+            // What runs may end; what is asked for now would be cut off.
+            () = gateway.drain.cancelled(), if !draining => {
+                draining = true;
+                calls.closed = true;
+            }
         }
     }
+    "clawsec stops".to_owned()
 }
 
 /// The calls that run, by the gateway's ids.
 #[derive(Default)]
 struct Calls {
     running: JoinSet<String>,
-    handles: std::collections::HashMap<String, tokio::task::AbortHandle>,
+    handles: HashMap<String, AbortHandle>,
+    /// Nothing new is begun.
+    closed: bool,
 }
 
 impl Calls {
@@ -87,11 +97,14 @@ impl Calls {
                 let Some(invoke) = Invoke::read(payload) else {
                     return;
                 };
-                if self.running.len() >= MAX_CALLS {
-                    let busy = answer::denied("too many commands run at once");
-                    node.answer(&invoke, busy).await;
-                } else {
-                    self.begin(node, invoke);
+                let refused = match self.running.len() {
+                    _ if self.closed => Some("clawsec stops"),
+                    MAX_CALLS.. => Some("too many commands run at once"),
+                    _ => None,
+                };
+                match refused {
+                    Some(why) => node.answer(&invoke, answer::denied(why)).await,
+                    None => self.begin(node, invoke),
                 }
             }
             Some("node.invoke.cancel") => {
