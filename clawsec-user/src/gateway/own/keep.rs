@@ -78,9 +78,14 @@ pub(super) async fn keep(gateway: Arc<Gateway>, role: OwnRole) {
         if gateway.drain.is_cancelled() {
             return;
         }
+        // Whoever approves it looks whether it helped.
+        let most = match state {
+            OwnState::Unpaired { .. } => gateway.deadlines.retry_most / 4,
+            _ => gateway.deadlines.retry_most,
+        };
         told.say(state).await;
         tokio::select! {
-            () = tokio::time::sleep(backoff.take()) => {}
+            () = tokio::time::sleep(backoff.take().min(most)) => {}
             _ = generation.changed() => {}
             () = gateway.drain.cancelled() => return,
         }
@@ -211,8 +216,11 @@ impl<'a> Told<'a> {
             OwnState::Away { .. } => (Some(Outcome::Error), "away"),
         };
         match outcome {
-            Some(Outcome::Allow) | None => tracing::info!("{role}: {words}"),
+            Some(Outcome::Allow) => tracing::info!("{role}: {words}"),
             Some(_) => tracing::warn!("{role}: {words}"),
+            // What never was on is no news.
+            None if self.last.is_none() => tracing::debug!("{role}: {words}"),
+            None => tracing::info!("{role}: {words}"),
         }
         if let Some(outcome) = outcome {
             let mut event = Event::new(EventKind::System, role, outcome, reason);

@@ -160,6 +160,23 @@ async fn what_policy_denies_runs_nowhere() {
 }
 
 #[tokio::test]
+async fn the_end_of_an_approved_run_is_told() {
+    let mut approved = command("id", FRIEND);
+    approved["runId"] = json!("approval-1");
+    approved["approvalDecision"] = json!("allow-once");
+    let rig = asked(vec![invoke("1", "system.run", &approved)]).await;
+    assert_eq!(payload(&rig.result("1").await)["exitCode"], 0);
+    let told = rig.asked("node.event");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0]["params"]["event"], "exec.finished");
+    let told = told[0]["params"]["payloadJSON"].as_str().unwrap();
+    let told: Value = serde_json::from_str(told).unwrap();
+    assert_eq!(told["runId"], "approval-1");
+    assert_eq!(told["sessionKey"], FRIEND);
+    assert_eq!(told["exitCode"], 0);
+}
+
+#[tokio::test]
 async fn preparing_repeats_what_is_to_run() {
     let rig = asked(vec![
         invoke("1", "system.run.prepare", &command("id", FRIEND)),

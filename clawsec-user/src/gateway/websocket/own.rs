@@ -278,6 +278,14 @@ fn not_open(failure: Failure) -> NotOpen {
                 ),
             }
         }
+        Some(_) if text("/error/message").is_some_and(|m| m.starts_with("unauthorized")) => {
+            NotOpen::Refused {
+                why: format!(
+                    "it does not take gateway.upstreamToken ({})",
+                    failure.detail
+                ),
+            }
+        }
         Some(_) => NotOpen::Refused {
             why: failure.detail,
         },
@@ -325,6 +333,12 @@ mod tests {
             (
                 json!({"code": "INVALID_REQUEST"}),
                 NotOpen::Refused { why: why() },
+            ),
+            (
+                json!({"code": "INVALID_REQUEST", "message": "unauthorized: gateway token mismatch"}),
+                NotOpen::Refused {
+                    why: format!("it does not take gateway.upstreamToken ({})", why()),
+                },
             ),
             (json!({"code": "UNAVAILABLE"}), NotOpen::Away { why: why() }),
         ];

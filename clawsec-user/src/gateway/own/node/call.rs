@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::gateway::json;
 use crate::policy::{Request, RequestFacts};
@@ -163,8 +163,24 @@ impl Run {
 /// The folders of the sandbox that a tool may write.
 const INSIDE: [&str; 2] = ["/workspace", "/tmp"];
 
+/// The line that looks for programs; `found` reads what it prints.
+pub(super) fn which(bins: &[String]) -> String {
+    format!(
+        "for b in {}; do p=$(command -v -- \"$b\") && printf '%s\\t%s\\n' \"$b\" \"$p\"; done; true",
+        quoted(bins)
+    )
+}
+
+/// Programs and where they are.
+pub(super) fn found(stdout: &str) -> Map<String, Value> {
+    let pairs = stdout.lines().filter_map(|line| line.split_once('\t'));
+    pairs
+        .map(|(bin, path)| (bin.to_owned(), path.into()))
+        .collect()
+}
+
 /// A line of which a shell makes these words again.
-pub(super) fn quoted(argv: &[String]) -> String {
+fn quoted(argv: &[String]) -> String {
     let quote = |word: &String| format!("'{}'", word.replace('\'', r"'\''"));
     let words: Vec<String> = argv.iter().map(quote).collect();
     words.join(" ")
@@ -196,6 +212,25 @@ mod tests {
         for (params, expected) in rows {
             assert_eq!(run(params).unwrap().line(), expected, "{params}");
         }
+    }
+
+    #[test]
+    fn programs_are_looked_for_and_no_name_is_a_command() {
+        let bins = ["sh", "no-such-program", "$(echo sh)", "'; echo 'x\ty", "-v"];
+        let line = which(&bins.map(str::to_owned));
+        let output = std::process::Command::new("sh")
+            .args(["-c", &line])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let found = found(&String::from_utf8_lossy(&output.stdout));
+        let names: Vec<&str> = found.keys().map(String::as_str).collect();
+        assert_eq!(names, ["sh"], "{output:?}");
+        assert!(
+            found["sh"]
+                .as_str()
+                .is_some_and(|path| path.ends_with("/sh"))
+        );
     }
 
     #[test]

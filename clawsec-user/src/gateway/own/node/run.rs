@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::answer::{self, Answer};
-use super::call::{Invoke, Run, quoted};
+use super::call::{self, Invoke, Run};
 use crate::event::{Event, EventKind, Outcome, ToolFact};
 use crate::gateway::shared::{Gateway, random_id};
 use crate::gateway::snapshot::Snapshot;
@@ -122,10 +122,7 @@ impl Node {
         let Some(bins) = bins else {
             return answer::error("INVALID_REQUEST", "bins required");
         };
-        let line = format!(
-            "for b in {}; do p=$(command -v -- \"$b\") && printf '%s\\t%s\\n' \"$b\" \"$p\"; done; true",
-            quoted(&bins)
-        );
+        let line = call::which(&bins);
         let run = match Run::read(&json!({"command": ["sh", "-c", line]})) {
             Ok(run) => run,
             Err(why) => return answer::error("INVALID_REQUEST", why),
@@ -135,12 +132,7 @@ impl Node {
             return answer;
         };
         let stdout = payload.get("stdout").and_then(Value::as_str);
-        let found: serde_json::Map<String, Value> = stdout
-            .unwrap_or_default()
-            .lines()
-            .filter_map(|line| line.split_once('\t'))
-            .map(|(bin, path)| (bin.to_owned(), path.into()))
-            .collect();
+        let found = call::found(stdout.unwrap_or_default());
         answer::done(json!({ "bins": found }))
     }
 
