@@ -102,19 +102,30 @@ pub struct Event {
     /// A word of the closed set in `docs/audit.md`, such as `ok`, `tool_denied`, `not_allowed`.
     pub reason: Cow<'static, str>,
     /// The configuration path that decided, such as `tools.deny[0]`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub rule: Option<String>,
     /// The policy generation that decided; 0 where no policy was involved.
     pub generation: u64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub source: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub port: Option<u16>,
     /// Ties the events of one request together.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub request: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub principal: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub group: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub agent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub session: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub tool: Option<ToolFact>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub sandbox: Option<SandboxFact>,
     /// How long it took, where somebody else ran it and clawsec saw beginning and end.
     #[serde(default)]
@@ -126,6 +137,7 @@ pub struct Event {
     /// not part of `count`, so that the sum of counts stays the counter.
     pub settles: u64,
     /// Free text for a person: a route, a method, an error. Never a secret.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub detail: Option<String>,
 }
 

@@ -10,12 +10,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
 
 use crate::event::Event;
 use crate::ipc::{IpcError, IpcWriter, ToSupervisor, ToolAnswer, ToolCall};
 
 /// Events waiting for the supervisor.
 const EVENT_QUEUE: usize = 4096;
+/// The shortest time between two writes of events.
+const PACE: Duration = Duration::from_millis(5);
 /// Tool calls, cancellations and life-cycle messages waiting for the supervisor.
 const CONTROL_QUEUE: usize = 256;
 /// How long a message may wait for room in the control queue.
@@ -164,38 +167,57 @@ impl Drop for RunningCall<'_> {
 
 impl Outbox {
     /// Writes until every sender is gone; control messages go first.
+    ///
+    /// An event that comes alone goes at once; those that follow within `PACE` share a write, which
+    /// is most of what a record costs.
     pub(super) async fn run(mut self, mut writer: IpcWriter<ToSupervisor>) -> Result<(), IpcError> {
         let mut events_open = true;
+        let mut next = Instant::now();
+        let mut batch = Vec::new();
         loop {
+            let paced = async {
+                sleep_until(next).await;
+                self.events.recv_many(&mut batch, EVENT_QUEUE).await
+            };
             tokio::select! {
                 biased;
                 message = self.control.recv() => match message {
                     Some(message @ ToSupervisor::Drained) => {
                         // Whatever was reported before the end goes out before the end.
                         while let Ok(event) = self.events.try_recv() {
-                            writer.send(&ToSupervisor::Event(Box::new(event))).await?;
+                            batch.push(event);
                         }
-                        self.send_lost(&mut writer).await?;
+                        self.put(&mut writer, &mut batch).await?;
                         return writer.send(&message).await;
                     }
                     Some(message) => writer.send(&message).await?,
                     None => return Ok(()),
                 },
-                event = self.events.recv(), if events_open => match event {
-                    Some(event) => {
-                        writer.send(&ToSupervisor::Event(Box::new(event))).await?;
-                        self.send_lost(&mut writer).await?;
-                    }
-                    None => events_open = false,
-                },
+                count = paced, if events_open => {
+                    events_open = count > 0;
+                    self.put(&mut writer, &mut batch).await?;
+                    writer.flush().await?;
+                    next = Instant::now() + PACE;
+                }
             }
         }
     }
 
-    async fn send_lost(&self, writer: &mut IpcWriter<ToSupervisor>) -> Result<(), IpcError> {
+    /// Puts events in their order, then how many found no room.
+    async fn put(
+        &self,
+        writer: &mut IpcWriter<ToSupervisor>,
+        batch: &mut Vec<Event>,
+    ) -> Result<(), IpcError> {
+        for event in batch.drain(..) {
+            writer.put(&ToSupervisor::Event(Box::new(event)))?;
+            if writer.is_full() {
+                writer.flush().await?;
+            }
+        }
         match self.lost.swap(0, Ordering::Relaxed) {
             0 => Ok(()),
-            count => writer.send(&ToSupervisor::EventsLost { count }).await,
+            count => writer.put(&ToSupervisor::EventsLost { count }),
         }
     }
 }
@@ -203,4 +225,74 @@ impl Outbox {
 /// No code panics while it holds this lock; a poisoned one is still whole.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{EventKind, Outcome};
+    use crate::ipc;
+
+    fn event(number: usize) -> Event {
+        let mut event = Event::new(EventKind::Message, "request", Outcome::Allow, "ok");
+        event.request = Some(number.to_string());
+        event
+    }
+
+    /// What the supervisor reads until the last word, after `before` and a drain at once.
+    async fn told(before: impl FnOnce(&Link)) -> Vec<String> {
+        let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
+        let (_, writer) = ipc::split::<ToSupervisor, ToSupervisor>(ours);
+        let (mut reader, _keep) = ipc::split::<ToSupervisor, ToSupervisor>(theirs);
+        let (link, outbox) = link();
+        before(&link);
+        let sending = tokio::spawn(outbox.run(writer));
+        link.send(ToSupervisor::Drained).await.unwrap();
+        let mut told = Vec::new();
+        loop {
+            told.push(match reader.receive().await.unwrap() {
+                ToSupervisor::Event(event) => event.request.unwrap(),
+                ToSupervisor::EventsLost { count } => format!("{count} lost"),
+                ToSupervisor::Drained => break,
+                other => panic!("{other:?}"),
+            });
+        }
+        sending.await.unwrap().unwrap();
+        told
+    }
+
+    #[tokio::test]
+    async fn events_share_writes_and_keep_their_order() {
+        // More than one buffer of them, and all before the last word.
+        let expected: Vec<String> = (0..EVENT_QUEUE).map(|number| number.to_string()).collect();
+        let told = told(|link| (0..EVENT_QUEUE).for_each(|number| link.report(event(number))));
+        assert_eq!(told.await, expected);
+    }
+
+    #[tokio::test]
+    async fn what_finds_no_room_is_counted() {
+        let told = told(|link| (0..EVENT_QUEUE + 3).for_each(|number| link.report(event(number))));
+        assert_eq!(told.await.last().map(String::as_str), Some("3 lost"));
+    }
+
+    #[tokio::test]
+    async fn events_go_out_within_the_pace_while_others_wait() {
+        let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
+        let (_, writer) = ipc::split::<ToSupervisor, ToSupervisor>(ours);
+        let (mut reader, _keep) = ipc::split::<ToSupervisor, ToSupervisor>(theirs);
+        let (link, outbox) = link();
+        tokio::spawn(outbox.run(writer));
+        // Without a drain, and with nothing after them that would push them out.
+        for number in 0..3 {
+            link.report(event(number));
+            tokio::task::yield_now().await;
+        }
+        for number in 0..3 {
+            let told = tokio::time::timeout(Duration::from_secs(5), reader.receive());
+            let Ok(Ok(ToSupervisor::Event(event))) = told.await else {
+                panic!("no event {number}");
+            };
+            assert_eq!(event.request, Some(number.to_string()));
+        }
+    }
 }

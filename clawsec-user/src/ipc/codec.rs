@@ -4,10 +4,12 @@ use std::marker::PhantomData;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
+/// What is read or written at once: a few hundred events.
+const BUFFER_BYTES: usize = 64 * 1024;
 /// A message may carry a whole configuration with 100,000 prefixes, or a tool's output.
 const MAX_MESSAGE_BYTES: u32 = 64 * 1024 * 1024;
 
@@ -30,7 +32,8 @@ pub fn split<In, Out>(stream: UnixStream) -> (IpcReader<In>, IpcWriter<Out>) {
     let (read, write) = stream.into_split();
     (
         IpcReader {
-            stream: read,
+            stream: BufReader::with_capacity(BUFFER_BYTES, read),
+            body: Vec::new(),
             message: PhantomData,
         },
         IpcWriter {
@@ -42,7 +45,8 @@ pub fn split<In, Out>(stream: UnixStream) -> (IpcReader<In>, IpcWriter<Out>) {
 }
 
 pub struct IpcReader<M> {
-    stream: OwnedReadHalf,
+    stream: BufReader<OwnedReadHalf>,
+    body: Vec<u8>,
     message: PhantomData<fn() -> M>,
 }
 
@@ -66,12 +70,15 @@ impl<M: DeserializeOwned> IpcReader<M> {
         if length > MAX_MESSAGE_BYTES {
             return Err(IpcError::TooLarge(length.into()));
         }
-        let mut body = vec![0; length as usize];
+        self.body.resize(length as usize, 0);
         self.stream
-            .read_exact(&mut body)
+            .read_exact(&mut self.body)
             .await
             .map_err(IpcError::Read)?;
-        serde_json::from_slice(&body).map_err(IpcError::Malformed)
+        let message = serde_json::from_slice(&self.body).map_err(IpcError::Malformed);
+        self.body.clear();
+        self.body.shrink_to(BUFFER_BYTES);
+        message
     }
 }
 
@@ -82,20 +89,46 @@ pub struct IpcWriter<M> {
 }
 
 impl<M: Serialize> IpcWriter<M> {
-    /// Sends one message whole. Not cancel safe, as `IpcReader::receive` is not.
+    /// Sends one message whole, after what was put before it. Not cancel safe, as
+    /// `IpcReader::receive` is not.
     pub async fn send(&mut self, message: &M) -> Result<(), IpcError> {
-        self.buffer.clear();
+        self.put(message)?;
+        self.flush().await
+    }
+
+    /// Adds a message to what the next `flush` or `send` writes.
+    pub fn put(&mut self, message: &M) -> Result<(), IpcError> {
+        let start = self.buffer.len();
+        let added = self.append(message);
+        if added.is_err() {
+            self.buffer.truncate(start);
+        }
+        added
+    }
+
+    fn append(&mut self, message: &M) -> Result<(), IpcError> {
+        let start = self.buffer.len();
         self.buffer.extend_from_slice(&[0; 4]);
         serde_json::to_writer(&mut self.buffer, message).map_err(IpcError::Malformed)?;
-        let length = self.buffer.len() - 4;
+        let length = self.buffer.len() - start - 4;
         let length = u32::try_from(length)
             .ok()
             .filter(|&length| length <= MAX_MESSAGE_BYTES)
             .ok_or(IpcError::TooLarge(length as u64))?;
-        self.buffer[..4].copy_from_slice(&length.to_be_bytes());
-        self.stream
-            .write_all(&self.buffer)
-            .await
-            .map_err(IpcError::Write)
+        self.buffer[start..start + 4].copy_from_slice(&length.to_be_bytes());
+        Ok(())
+    }
+
+    /// Whether enough was put to be worth a write.
+    pub fn is_full(&self) -> bool {
+        self.buffer.len() >= BUFFER_BYTES
+    }
+
+    /// Writes what was put. Not cancel safe.
+    pub async fn flush(&mut self) -> Result<(), IpcError> {
+        let written = self.stream.write_all(&self.buffer).await;
+        self.buffer.clear();
+        self.buffer.shrink_to(BUFFER_BYTES);
+        written.map_err(IpcError::Write)
     }
 }
