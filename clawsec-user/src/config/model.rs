@@ -61,6 +61,8 @@ pub struct GatewayConfig {
     pub unknown_methods: UnknownMethods,
     /// Records what reaches the gateway past clawsec, from the gateway's own events.
     pub observe: bool,
+    /// That clients may have open at once.
+    pub max_connections: u32,
     pub tls: Option<TlsConfig>,
     pub admin_socket: PathBuf,
 }

@@ -20,8 +20,9 @@ use rustix::thread::{
 
 use super::confine_seccomp as seccomp;
 
-/// Two descriptors for each proxied connection, and some for the process itself.
-const MAX_DESCRIPTORS: u64 = 16_384;
+/// Two for each connection at the most that `gateway.maxConnections` can ask for, one for each
+/// request upstream (`MAX_FORWARDS`), and some for the process itself.
+const MAX_DESCRIPTORS: u64 = 40_960;
 
 /// What a resolver reads when `gateway.upstream` is a name; none of it is secret.
 const RESOLVER_FILES: [&str; 5] = [

@@ -68,6 +68,7 @@ pub(super) enum Reach {
 
 /// Accepts on one of `gateway.listen` until the gateway drains.
 pub(super) async fn accept_all(gateway: Arc<Gateway>, listener: TcpListener, index: usize) {
+    tune(&listener);
     loop {
         let accepted = tokio::select! {
             () = gateway.drain.cancelled() => return,
@@ -105,15 +106,18 @@ fn admit(
     let snapshot = gateway.snapshot.load();
     let listen = snapshot.config.gateway.listen.get(listener);
     let is_proxy = listen.is_some_and(|listen| listen.is_proxy(peer.ip));
+    let most = snapshot.max_connections();
     let (speaker, slot) = if is_proxy {
         not_banned(gateway, peer.ip).map_err(|denial| (peer, denial))?;
-        (Speaker::Proxy, gateway.connections.take_for_proxy(peer.ip))
+        (
+            Speaker::Proxy,
+            gateway.connections.take_for_proxy(peer.ip, most),
+        )
     } else {
         reach(gateway, &snapshot, listen, peer.ip).map_err(|denial| (peer, denial))?;
-        (Speaker::Client, gateway.connections.take(peer.ip))
+        (Speaker::Client, gateway.connections.take(peer.ip, most))
     };
     let slot = slot.ok_or_else(|| (peer, too_many()))?;
-    tune(&stream);
     Ok(Accepted {
         stream,
         peer,
@@ -211,7 +215,9 @@ pub(super) async fn identify(gateway: &Gateway, accepted: Accepted) -> Option<Id
         let place = match reach(gateway, &snapshot, listen, client.ip) {
             Ok(_) if client.ip == peer.ip => None,
             Ok(_) => {
-                let place = gateway.connections.take(client.ip);
+                let place = gateway
+                    .connections
+                    .take(client.ip, snapshot.max_connections());
                 if place.is_none() {
                     refuse(gateway, *client, too_many());
                     return None;
@@ -239,15 +245,15 @@ fn too_many() -> Denial {
     Denial::new(Reason::RateLimited, "connection limit")
 }
 
-/// Small frames go out at once, and a peer that vanished is noticed.
-fn tune(stream: &TcpStream) {
-    let tuned = stream.set_nodelay(true).and_then(|()| {
-        rustix::net::sockopt::set_socket_keepalive(stream, true)?;
-        rustix::net::sockopt::set_tcp_keepidle(stream, Duration::from_mins(1))?;
-        Ok(())
-    });
+/// Small frames go out at once, and a peer that vanished is noticed: Linux hands these options of
+/// a listener on to what it accepts.
+fn tune(listener: &TcpListener) {
+    use rustix::net::sockopt;
+    let tuned = sockopt::set_tcp_nodelay(listener, true)
+        .and_then(|()| sockopt::set_socket_keepalive(listener, true))
+        .and_then(|()| sockopt::set_tcp_keepidle(listener, Duration::from_mins(1)));
     if let Err(error) = tuned {
-        tracing::debug!(%error, "tune a connection");
+        tracing::warn!(%error, "tune a listener");
     }
 }
 
@@ -265,4 +271,24 @@ fn refuse(gateway: &Gateway, peer: Peer, denial: Denial) {
     event.port = Some(peer.port);
     gateway.link.report(event);
     record::count_denial(gateway, &snapshot, peer, denial.reason);
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::sockopt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_accepted_connection_has_its_listeners_options() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        tune(&listener);
+        let address = listener.local_addr().unwrap();
+        let (_client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (stream, _) = accepted.unwrap();
+        assert!(sockopt::tcp_nodelay(&stream).unwrap());
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        let idle = sockopt::tcp_keepidle(&stream).unwrap();
+        assert_eq!(idle, Duration::from_mins(1));
+    }
 }

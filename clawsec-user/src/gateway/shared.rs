@@ -160,24 +160,22 @@ struct Counts {
     by_source: Mutex<HashMap<SourceKey, usize>>,
 }
 
-/// Well under the descriptor limit that `confine` sets: a proxied connection takes two.
-const MAX_CONNECTIONS: usize = 4096;
 /// One HTTP/2 connection carries many requests, each of which takes a descriptor upstream.
 const MAX_FORWARDS: usize = 4096;
 const MAX_CONNECTIONS_PER_SOURCE: usize = 256;
 
 impl Connections {
-    /// Takes a place for a connection of `source`, if there is one.
-    pub(super) fn take(&self, source: IpAddr) -> Option<Slot> {
-        self.take_within(source, MAX_CONNECTIONS_PER_SOURCE)
+    /// Takes a place for a connection of `source`, if there is one among `most`.
+    pub(super) fn take(&self, source: IpAddr, most: usize) -> Option<Slot> {
+        self.take_within(source, MAX_CONNECTIONS_PER_SOURCE, most)
     }
 
     /// The same for a proxy, which connects for many.
-    pub(super) fn take_for_proxy(&self, proxy: IpAddr) -> Option<Slot> {
-        self.take_within(proxy, MAX_CONNECTIONS)
+    pub(super) fn take_for_proxy(&self, proxy: IpAddr, most: usize) -> Option<Slot> {
+        self.take_within(proxy, most, most)
     }
 
-    fn take_within(&self, source: IpAddr, most: usize) -> Option<Slot> {
+    fn take_within(&self, source: IpAddr, most_of_one: usize, most: usize) -> Option<Slot> {
         let key = SourceKey::new(source);
         let total = self.0.total.fetch_add(1, Ordering::Relaxed);
         let slot = Slot {
@@ -187,7 +185,7 @@ impl Connections {
         let mut by_source = lock(&self.0.by_source);
         let count = by_source.entry(key).or_insert(0);
         *count += 1;
-        let fits = total < MAX_CONNECTIONS && *count <= most;
+        let fits = total < most && *count <= most_of_one;
         drop(by_source);
         fits.then_some(slot)
     }
@@ -267,12 +265,13 @@ mod tests {
     #[test]
     fn a_source_has_a_bounded_number_of_places() {
         let connections = Connections::default();
-        let source = "192.0.2.1".parse().unwrap();
-        let slots: Vec<Slot> = std::iter::from_fn(|| connections.take(source)).collect();
+        let take = |source: &str| connections.take(source.parse().unwrap(), 300);
+        let slots: Vec<Slot> = std::iter::from_fn(|| take("192.0.2.1")).collect();
         assert_eq!(slots.len(), MAX_CONNECTIONS_PER_SOURCE);
-        assert!(connections.take("192.0.2.2".parse().unwrap()).is_some());
-        drop(slots);
+        let others: Vec<Slot> = std::iter::from_fn(|| take("192.0.2.2")).collect();
+        assert_eq!(slots.len() + others.len(), 300, "all sources together");
+        drop((slots, others));
         assert_eq!(connections.total(), 0, "places are given back");
-        assert!(connections.take(source).is_some());
+        assert!(take("192.0.2.1").is_some());
     }
 }

@@ -88,6 +88,10 @@ impl Snapshot {
         &self.config.policy
     }
 
+    pub(super) fn max_connections(&self) -> usize {
+        self.config.gateway.max_connections as usize
+    }
+
     pub(super) fn generation(&self) -> u64 {
         self.config.policy.generation
     }

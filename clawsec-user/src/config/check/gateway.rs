@@ -81,6 +81,10 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> GatewayConfig {
             ])
             .unwrap_or_default(),
         observe: section.at("observe").boolean().unwrap_or(true),
+        max_connections: section
+            .at("maxConnections")
+            .small(64..=16_384)
+            .unwrap_or(4096),
         tls: tls.flatten(),
         admin_socket: section.at("admin").section(|admin| {
             admin.at("metrics").unavailable();

@@ -181,6 +181,7 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
             origins: Vec::new(),
             unknown_methods: UnknownMethods::Admin,
             observe: rules["observe"] == true,
+            max_connections: 4096,
             tls: (rules["tls"] == true).then(|| TlsConfig {
                 cert: PathBuf::new(),
                 key: PathBuf::new(),
