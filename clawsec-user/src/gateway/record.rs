@@ -177,9 +177,9 @@ impl Exchange {
             _ => note.kind,
         };
         let detail = match (&note.detail, detail) {
-            (Some(what), Some(why)) => Some(format!("{what}: {why}")),
-            (Some(text), None) => Some(text.clone()),
-            (None, text) => text,
+            (Some(what), Some(why)) => Some(printable(&format!("{what}: {why}"))),
+            (Some(text), None) => Some(printable(text)),
+            (None, text) => text.as_deref().map(printable),
         };
         let event = Event {
             rule,
@@ -193,7 +193,7 @@ impl Exchange {
             agent: note.agent.clone(),
             session: note.session.clone(),
             tool: note.tool.clone(),
-            detail: detail.as_deref().map(printable),
+            detail,
             ..Event::new(kind, note.action, outcome, Cow::Borrowed(reason.as_str()))
         };
         self.gateway().link.report(event);
@@ -227,6 +227,11 @@ pub(super) fn count_denial(gateway: &Gateway, snapshot: &Snapshot, peer: Peer, r
 const MAX_DETAIL_CHARS: usize = 200;
 
 fn printable(text: &str) -> String {
+    // As nearly all are.
+    let is_clean = |byte: u8| matches!(byte, b' '..=b'~');
+    if text.len() <= MAX_DETAIL_CHARS && text.bytes().all(is_clean) {
+        return text.to_owned();
+    }
     let clean = |c: char| if c.is_control() { ' ' } else { c };
     text.chars().take(MAX_DETAIL_CHARS).map(clean).collect()
 }

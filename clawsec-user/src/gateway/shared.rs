@@ -1,5 +1,6 @@
 //! What every task of the gateway process shares.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
@@ -229,29 +230,50 @@ pub(super) fn unix_now_ms() -> u64 {
 
 /// 128 random bits in the form of a UUID version 4; `None` when the system has no randomness.
 pub(super) fn random_id() -> Option<String> {
-    let mut bytes = [0u8; 16];
-    aws_lc_rs::rand::fill(&mut bytes).ok()?;
+    let mut bytes = random::<16>()?;
     bytes[6] = (bytes[6] & 0x0f) | 0x40;
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
-    let hex = hex(&bytes);
-    Some(format!(
-        "{}-{}-{}-{}-{}",
-        hex.get(..8)?,
-        hex.get(8..12)?,
-        hex.get(12..16)?,
-        hex.get(16..20)?,
-        hex.get(20..)?
-    ))
+    let mut id = hex(&bytes);
+    for dash in [8, 13, 18, 23] {
+        id.insert(dash, '-');
+    }
+    Some(id)
+}
+
+/// Random bytes, each given out once. A call of the generator costs as much as a kilobyte of it,
+/// so each thread draws that much ahead; this process never forks.
+pub(super) fn random<const N: usize>() -> Option<[u8; N]> {
+    const { assert!(N <= AHEAD_BYTES) };
+    AHEAD.with_borrow_mut(|ahead| {
+        if ahead.len() < N {
+            ahead.resize(AHEAD_BYTES, 0);
+            if aws_lc_rs::rand::fill(ahead).is_err() {
+                ahead.clear();
+                return None;
+            }
+        }
+        let bytes = *ahead.last_chunk()?;
+        ahead.truncate(ahead.len() - N);
+        Some(bytes)
+    })
+}
+
+const AHEAD_BYTES: usize = 1024;
+
+thread_local! {
+    static AHEAD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Lower-case hexadecimal.
 pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        write!(text, "{byte:02x}").unwrap_or_default();
-        text
-    })
+    let digit = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or_default();
+    // Room for the dashes of an id.
+    let mut text = String::with_capacity(bytes.len() * 2 + 4);
+    for byte in bytes {
+        text.push(digit(byte >> 4));
+        text.push(digit(byte & 15));
+    }
+    text
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -260,7 +282,20 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
+
+    #[test]
+    fn no_two_ids_are_the_same() {
+        let ids: HashSet<String> = (0..1000).map(|_| random_id().unwrap()).collect();
+        assert_eq!(ids.len(), 1000);
+        let is_well_formed = |id: &String| {
+            let lengths: Vec<usize> = id.split('-').map(str::len).collect();
+            lengths == [8, 4, 4, 4, 12] && id.as_bytes()[14] == b'4'
+        };
+        assert!(ids.iter().all(is_well_formed), "{ids:?}");
+    }
 
     #[test]
     fn a_source_has_a_bounded_number_of_places() {

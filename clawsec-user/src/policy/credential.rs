@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use super::{Denial, GroupId, Reason, ToolRules, UserId};
 
@@ -100,13 +101,16 @@ pub struct PrincipalSpec {
 /// All configured keys, looked up by digest.
 #[derive(Debug, Clone, Default)]
 pub struct Credentials {
-    by_digest: HashMap<KeyDigest, PrincipalSpec>,
+    by_digest: HashMap<KeyDigest, Arc<PrincipalSpec>>,
 }
 
 impl Credentials {
     pub fn new(specs: impl IntoIterator<Item = PrincipalSpec>) -> Self {
         Self {
-            by_digest: specs.into_iter().map(|spec| (spec.digest, spec)).collect(),
+            by_digest: specs
+                .into_iter()
+                .map(|spec| (spec.digest, Arc::new(spec)))
+                .collect(),
         }
     }
 
@@ -130,7 +134,9 @@ impl Credentials {
             return Err(unknown());
         }
         Self::in_time(spec, now)?;
-        Ok(Principal { spec: spec.clone() })
+        Ok(Principal {
+            spec: Arc::clone(spec),
+        })
     }
 
     /// The principal of this id, on the word of the gateway process.
@@ -141,7 +147,9 @@ impl Credentials {
             .find(|spec| spec.id == id)
             .ok_or_else(|| Denial::new(Reason::CredentialUnknown, "security.auth"))?;
         Self::in_time(spec, now)?;
-        Ok(Principal { spec: spec.clone() })
+        Ok(Principal {
+            spec: Arc::clone(spec),
+        })
     }
 
     /// Whether a principal made under an earlier policy would still be one.
@@ -166,7 +174,7 @@ impl Credentials {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub struct Principal {
-    spec: PrincipalSpec,
+    spec: Arc<PrincipalSpec>,
 }
 
 impl Principal {

@@ -142,14 +142,15 @@ fn decide(
     if principal.agents().is_some() {
         name_deeply(&mut facts, params).map_err(malformed)?;
     }
-    let tool = tool(method, params).map_err(malformed)?;
-    let permit = exchange
+    let Some(tool) = tool(method, params).map_err(malformed)? else {
+        return exchange
+            .decide(principal, facts)
+            .map_err(|denial| told(denial, scope));
+    };
+    let as_method = exchange
         .decide(principal, facts.clone())
         .map_err(|denial| told(denial, scope))?;
-    let Some(tool) = tool else {
-        return Ok(permit);
-    };
-    drop(permit);
+    drop(as_method);
     facts.request = Request::Tool(ToolName::new(tool));
     exchange.note.tool = Some(ToolFact {
         name: ToolName::new(tool).as_str().to_owned(),
