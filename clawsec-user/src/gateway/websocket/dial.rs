@@ -9,7 +9,7 @@ use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use fastwebsockets::{Role as Side, WebSocket};
+use fastwebsockets::Role as Side;
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper::header::{
@@ -77,7 +77,6 @@ pub(super) async fn dial(
             Side::Client,
             UPSTREAM_FRAME_BYTES,
             gateway.deadlines.write,
-            &gateway.tasks,
         );
         let nonce = challenge(&mut reader).await.map_err(failed)?;
         let scopes = connect.effective_scopes(principal);
@@ -116,7 +115,7 @@ pub(super) async fn open(
     snapshot: &Snapshot,
     who: &str,
     source: IpAddr,
-) -> Result<WebSocket<Stream>, String> {
+) -> Result<Stream, String> {
     let config = &snapshot.config.gateway;
     let why = |refusal: Refusal| refusal.detail.unwrap_or_default();
     let host = upstream::host_header(&config.upstream).map_err(why)?;
@@ -164,10 +163,7 @@ pub(super) async fn open(
     let upgraded = hyper::upgrade::on(&mut response)
         .await
         .map_err(|error| error.to_string())?;
-    Ok(WebSocket::after_handshake(
-        TokioIo::new(upgraded),
-        Side::Client,
-    ))
+    Ok(TokioIo::new(upgraded))
 }
 
 /// RFC 6455, 4.2.2: SHA-1 here identifies the protocol, it secures nothing.

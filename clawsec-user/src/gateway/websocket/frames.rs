@@ -1,30 +1,39 @@
-//! WebSocket frames: read with limits, reassembled where policy reads them, written by one task.
+//! WebSocket frames: read with limits, reassembled where policy reads them, written whole.
 //!
-//! fastwebsockets parses and masks; what it leaves open is closed here: frames masked by the
-//! wrong side, control frames over 125 bytes, fragments without an overall limit. Its reads and
-//! writes are not cancel safe, so each half is only ever used by one loop that runs to its end.
+//! Invariant: a connection on which nothing happens holds no buffer, and none holds more than the
+//! frame it is in the middle of; a length that a peer only claims takes no memory. Reads are not
+//! cancel safe, so that half is only ever used by one loop that runs to its end.
 
-use std::convert::Infallible;
+mod head;
+mod writer;
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::ready;
 use std::time::Duration;
 
-use fastwebsockets::{
-    Frame, OpCode, Payload, Role, WebSocket, WebSocketError, WebSocketRead, WebSocketWrite,
-};
+use fastwebsockets::{OpCode, Role};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadHalf};
-use tokio::sync::mpsc;
-use tokio_util::task::TaskTracker;
+use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf, ReadHalf, WriteHalf};
+use tokio::sync::Mutex;
 
+use self::head::Head;
+use self::writer::Writer;
 use crate::policy::Permit;
 
 /// The stream under a WebSocket on either side.
 pub(in crate::gateway) type Stream = TokioIo<Upgraded>;
 
-/// Frames waiting for a peer; few, since each may be as large as the limit.
-const OUTBOX_FRAMES: usize = 8;
 /// The payload limit of control frames (RFC 6455, 5.5).
 const MAX_CONTROL_BYTES: usize = 125;
+/// What is read at once: most frames whole.
+const READ_BYTES: usize = 8 * 1024;
+/// What a frame's payload grows by while it comes.
+const GROWTH_BYTES: usize = 64 * 1024;
 
 /// One frame of a peer, unmasked.
 #[derive(Debug)]
@@ -57,7 +66,7 @@ pub(super) enum FrameError {
     #[error("a text message is not UTF-8")]
     NotUtf8,
     #[error("read a frame")]
-    Read(#[source] WebSocketError),
+    Read(#[source] io::Error),
 }
 
 impl FrameError {
@@ -109,87 +118,125 @@ impl CloseFrame {
 
 /// The reading half.
 pub(super) struct Reader<S> {
-    frames: WebSocketRead<S>,
+    stream: S,
     role: Role,
     limit: usize,
+    /// Bytes that came and belong to no frame yet; without capacity where there are none.
+    ahead: Vec<u8>,
     partial: Option<Vec<u8>>,
 }
 
-/// The sending end of a peer's outbox.
-#[derive(Debug, Clone)]
-pub(super) struct Outbox(mpsc::Sender<RawFrame>);
+/// The writing half, which the loops of one session share.
+pub(super) struct Outbox {
+    writer: Mutex<Writer<WriteHalf<Stream>>>,
+    /// For a frame to be taken by the peer.
+    deadline: Duration,
+}
 
 /// The peer takes no more frames.
 #[derive(Debug, thiserror::Error)]
 #[error("the peer takes no more frames")]
 pub(in crate::gateway) struct Gone;
 
-/// Splits a WebSocket into a reader and an outbox whose frames a task writes.
+/// Splits a stream into a reader and an outbox.
 pub(super) fn split(
-    socket: WebSocket<Stream>,
+    stream: Stream,
     role: Role,
     limit: usize,
-    write_deadline: Duration,
-    tasks: &TaskTracker,
+    deadline: Duration,
 ) -> (Reader<ReadHalf<Stream>>, Outbox) {
-    let (read, mut write) = socket.split(tokio::io::split);
-    // fastwebsockets 0.10 spins on a vectored write that takes nothing.
-    write.set_writev(false);
-    let reader = Reader::new(read, role, limit);
-    let (sender, receiver) = mpsc::channel(OUTBOX_FRAMES);
-    tasks.spawn(write_all(write, receiver, write_deadline));
-    (reader, Outbox(sender))
+    let (read, write) = tokio::io::split(stream);
+    let outbox = Outbox {
+        writer: Mutex::new(Writer::new(write, role)),
+        deadline,
+    };
+    (Reader::new(read, role, limit), outbox)
 }
 
 impl<S: AsyncRead + Unpin> Reader<S> {
-    pub(super) fn new(mut frames: WebSocketRead<S>, role: Role, limit: usize) -> Self {
-        frames.set_auto_close(false);
-        frames.set_auto_pong(false);
-        let mut reader = Self {
-            frames,
+    pub(super) fn new(stream: S, role: Role, limit: usize) -> Self {
+        Self {
+            stream,
             role,
             limit,
+            ahead: Vec::new(),
             partial: None,
-        };
-        reader.set_limit(limit);
-        reader
+        }
     }
 
     pub(super) fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
-        self.frames.set_max_message_size(limit.saturating_add(1));
     }
 
     /// Reads one frame as it comes. Not cancel safe.
     pub(super) async fn frame(&mut self) -> Result<RawFrame, FrameError> {
-        let role = self.role;
-        let mut frame = self
-            .frames
-            .read_frame::<_, Infallible>(&mut |_| async { Ok(()) })
-            .await
-            .map_err(|error| match error {
-                WebSocketError::FrameTooLarge | WebSocketError::PingFrameTooLarge => {
-                    FrameError::TooLarge
-                }
-                WebSocketError::InvalidUTF8 => FrameError::NotUtf8,
-                error => FrameError::Read(error),
-            })?;
-        // The mask is private, but a formatted header tells whether there was one.
-        let mut header = [0; 16];
-        frame.fmt_head(&mut header);
-        let masked = header[1] & 0x80 != 0;
-        if masked != matches!(role, Role::Server) {
+        let head = loop {
+            match Head::parse(&self.ahead)? {
+                Some(head) => break head,
+                None => self.read_ahead().await.map_err(FrameError::Read)?,
+            }
+        };
+        if head.mask.is_some() != matches!(self.role, Role::Server) {
             return Err(FrameError::Protocol("masked by the wrong side"));
         }
-        let control = matches!(frame.opcode, OpCode::Close | OpCode::Ping | OpCode::Pong);
-        if control && frame.payload.len() > MAX_CONTROL_BYTES {
-            return Err(FrameError::Protocol("a control frame over 125 bytes"));
+        let length = usize::try_from(head.payload_bytes)
+            .ok()
+            .filter(|&length| length <= self.limit)
+            .ok_or(FrameError::TooLarge)?;
+        let mut payload = self.payload(head.bytes, length).await?;
+        if let Some(mask) = head.mask {
+            head::apply(mask, &mut payload);
+        }
+        if head.opcode == OpCode::Text && head.fin && std::str::from_utf8(&payload).is_err() {
+            return Err(FrameError::NotUtf8);
         }
         Ok(RawFrame {
-            fin: frame.fin,
-            opcode: frame.opcode,
-            payload: frame.payload.into(),
+            fin: head.fin,
+            opcode: head.opcode,
+            payload,
         })
+    }
+
+    /// Takes the payload behind a head of so many bytes.
+    async fn payload(&mut self, head_bytes: usize, length: usize) -> Result<Vec<u8>, FrameError> {
+        let end = head_bytes + length;
+        if let Some(whole) = self.ahead.get(head_bytes..end) {
+            let payload = whole.to_vec();
+            if end == self.ahead.len() {
+                self.ahead = Vec::new();
+            } else {
+                self.ahead.drain(..end);
+            }
+            return Ok(payload);
+        }
+        let mut payload = std::mem::take(&mut self.ahead);
+        payload.drain(..head_bytes);
+        while payload.len() < length {
+            let left = length - payload.len();
+            payload.reserve(left.min(GROWTH_BYTES));
+            let mut rest = (&mut self.stream).take(left as u64);
+            let read = rest.read_buf(&mut payload).await;
+            if read.map_err(FrameError::Read)? == 0 {
+                return Err(FrameError::Read(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+        Ok(payload)
+    }
+
+    /// Waits for bytes without a buffer: what has come is copied from the stack.
+    async fn read_ahead(&mut self) -> io::Result<()> {
+        let Self { stream, ahead, .. } = self;
+        poll_fn(|cx| {
+            let mut space = [MaybeUninit::uninit(); READ_BYTES];
+            let mut read = ReadBuf::uninit(&mut space);
+            ready!(Pin::new(&mut *stream).poll_read(cx, &mut read))?;
+            if read.filled().is_empty() {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof)).into();
+            }
+            ahead.extend_from_slice(read.filled());
+            Ok(()).into()
+        })
+        .await
     }
 
     /// Reads one message, its fragments joined. Not cancel safe.
@@ -238,9 +285,21 @@ impl<S: AsyncRead + Unpin> Reader<S> {
     }
 }
 
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbox").finish_non_exhaustive()
+    }
+}
+
 impl Outbox {
+    /// Sends a frame.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it has sent nothing, or the rest goes out before the next frame.
     pub(super) async fn raw(&self, frame: RawFrame) -> Result<(), Gone> {
-        self.0.send(frame).await.map_err(|_frame| Gone)
+        let mut writer = self.writer.lock().await;
+        writer.send(frame, self.deadline).await
     }
 
     async fn whole(&self, opcode: OpCode, payload: Vec<u8>) -> Result<(), Gone> {
@@ -277,34 +336,6 @@ impl Outbox {
     }
 }
 
-/// Writes until the outbox is dropped, a close frame is out, or the peer stops taking frames.
-async fn write_all<S: AsyncWrite + Unpin>(
-    mut socket: WebSocketWrite<S>,
-    mut frames: mpsc::Receiver<RawFrame>,
-    deadline: Duration,
-) {
-    while let Some(frame) = frames.recv().await {
-        let last = frame.opcode == OpCode::Close;
-        let frame = Frame::new(frame.fin, frame.opcode, None, Payload::Owned(frame.payload));
-        let written = tokio::time::timeout(deadline, async {
-            socket.write_frame(frame).await?;
-            socket.flush().await
-        });
-        match written.await {
-            Ok(Ok(())) if !last => {}
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "write a frame");
-                return;
-            }
-            Err(_elapsed) => {
-                tracing::debug!("the peer does not take frames");
-                return;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncWriteExt as _;
@@ -338,10 +369,7 @@ mod tests {
         let (mut client, server) = tokio::io::duplex(1024);
         client.write_all(bytes).await.unwrap();
         drop(client);
-        let (read, _write) = tokio::io::split(server);
-        let (frames, _) =
-            fastwebsockets::after_handshake_split(read, tokio::io::sink(), Role::Server);
-        Reader::new(frames, Role::Server, limit).message().await
+        Reader::new(server, Role::Server, limit).message().await
     }
 
     #[tokio::test]
@@ -371,7 +399,7 @@ mod tests {
             (
                 "compressed",
                 &[0xc1, 0x82, 0, 0, 0, 0, b'h', b'i'],
-                "Err(Read(ReservedBitsNotZero))",
+                "Err(Protocol(\"a reserved bit is set\"))",
             ),
             (
                 "continues nothing",

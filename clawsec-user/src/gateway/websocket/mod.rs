@@ -97,11 +97,10 @@ async fn session(
         return;
     };
     let (mut reader, outbox) = frames::split(
-        socket,
+        socket.into_inner(),
         Side::Server,
         CONNECT_BYTES,
         deadlines.write,
-        &gateway.tasks,
     );
     let note = Note::new(EventKind::Auth, "connect");
     let mut exchange = Exchange::begin(&connection, id, note);

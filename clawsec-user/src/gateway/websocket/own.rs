@@ -4,6 +4,7 @@
 //! makes the gateway wait, and nothing grows here. Dropping an `OwnConnection` ends that task.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use fastwebsockets::Role as Side;
 use serde_json::{Map, Value, json};
@@ -43,13 +44,13 @@ pub(in crate::gateway) struct OwnConnection {
     /// The largest frame that the gateway takes.
     pub(in crate::gateway) max_frame_bytes: usize,
     arrivals: mpsc::Receiver<Arrival>,
-    outbox: Outbox,
+    outbox: Arc<Outbox>,
     _reader: DropGuard,
 }
 
 /// The sending half.
 #[derive(Debug, Clone)]
-pub(in crate::gateway) struct Sender(Outbox);
+pub(in crate::gateway) struct Sender(Arc<Outbox>);
 
 impl Sender {
     pub(in crate::gateway) async fn request(
@@ -126,8 +127,8 @@ pub(in crate::gateway) async fn open(
             Side::Client,
             UPSTREAM_FRAME_BYTES,
             gateway.deadlines.write,
-            &gateway.tasks,
         );
+        let outbox = Arc::new(outbox);
         let nonce = dial::challenge(&mut reader).await.map_err(away)?;
         let request =
             dial::own_connect(snapshot, &connect, connect.scopes.clone(), &device, &nonce);
@@ -140,7 +141,7 @@ pub(in crate::gateway) async fn open(
         let (sender, arrivals) = mpsc::channel(ARRIVALS);
         gateway.tasks.spawn(read(
             reader,
-            outbox.clone(),
+            Arc::clone(&outbox),
             sender,
             token.clone(),
             gateway.deadlines.idle,
@@ -184,7 +185,7 @@ impl OwnConnection {
 
     /// What tasks beside the reader send by.
     pub(in crate::gateway) fn sender(&self) -> Sender {
-        Sender(self.outbox.clone())
+        Sender(Arc::clone(&self.outbox))
     }
 }
 
@@ -206,7 +207,7 @@ fn connect_of(identity: &Identity) -> Connect {
 /// Reads until an end, answers pings, and gives up on a gateway that is silent.
 async fn read(
     mut reader: Reader<ReadHalf<Stream>>,
-    outbox: Outbox,
+    outbox: Arc<Outbox>,
     arrivals: mpsc::Sender<Arrival>,
     token: CancellationToken,
     idle: std::time::Duration,
