@@ -10,6 +10,7 @@ use xtask::lab::{self, Host};
 
 use super::daemon::{Daemon, in_namespace};
 use super::docker;
+use super::timed::await_that;
 
 #[test]
 fn each_decision_is_enforced_and_recorded() {
@@ -90,6 +91,10 @@ fn each_decision_is_enforced_and_recorded() {
 #[test]
 fn no_packet_of_a_stranger_reaches_the_host() {
     let daemon = Daemon::start("stranger", |_| {});
+    // The connection to the upstream by which the start was awaited ends by itself.
+    await_that("every connection ended", &daemon, || {
+        tcp_counter(&daemon, "CurrEstab") == 0
+    });
     let before = segments(&daemon);
     let refused = daemon.get(Host::Outside, "/");
     assert_eq!(
@@ -217,6 +222,10 @@ fn ping() {
 
 /// TCP segments that the gateway host's kernel has received.
 fn segments(daemon: &Daemon) -> u64 {
+    tcp_counter(daemon, "InSegs")
+}
+
+fn tcp_counter(daemon: &Daemon, counter: &str) -> u64 {
     let output = daemon
         .lab
         .command(Host::Gateway, "cat")
@@ -229,8 +238,8 @@ fn segments(daemon: &Daemon) -> u64 {
     let values: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
     let index = names
         .iter()
-        .position(|&name| name == "InSegs")
-        .expect("InSegs");
+        .position(|&name| name == counter)
+        .expect("a counter of TCP");
     values[index].parse().expect("a number")
 }
 

@@ -33,6 +33,7 @@ mod messages;
 mod tools_invoke;
 
 mod body;
+mod pool;
 mod upstream;
 
 mod own;

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::link::{self, LinkError};
 use super::listener;
 use super::own;
+use super::pool;
 use super::shared::{Deadlines, Gateway};
 use super::snapshot::{self, Compile, Snapshot, SnapshotError};
 use super::timed::Timed;
@@ -106,6 +107,7 @@ pub(super) async fn run_with(
             .tasks
             .spawn(listener::accept_all(Arc::clone(&gateway), listener, index));
     }
+    gateway.tasks.spawn(pool::tend(Arc::clone(&gateway)));
     gateway
         .link
         .send(ToSupervisor::Ready { generation })

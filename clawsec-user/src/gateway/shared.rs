@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::body::Budget;
 use super::limits::{Limits, SourceKey};
 use super::link::Link;
+use super::pool::Pool;
 use super::snapshot::Snapshot;
 use super::timed::Timed;
 use crate::policy::{Denial, UnixSeconds};
@@ -34,6 +35,7 @@ pub(super) struct Gateway {
     pub(super) connections: Connections,
     /// Requests that may be upstream at once.
     pub(super) forwards: Arc<Semaphore>,
+    pub(super) pool: Pool,
     /// Cancelled when the gateway drains.
     pub(super) drain: CancellationToken,
     pub(super) tasks: TaskTracker,
@@ -49,6 +51,7 @@ impl Gateway {
     ) -> Arc<Self> {
         Arc::new(Self {
             generation: watch::Sender::new(snapshot.generation()),
+            pool: Pool::new(snapshot.generation()),
             limits: Limits::new(snapshot.policy().limit),
             webhooks: Limits::new(snapshot.policy().limit),
             snapshot: ArcSwap::from_pointee(snapshot),
@@ -76,6 +79,7 @@ impl Gateway {
         self.limits.reconfigure(snapshot.policy().limit);
         self.webhooks.reconfigure(snapshot.policy().limit);
         self.snapshot.store(Arc::new(snapshot));
+        self.pool.renew(generation);
         self.generation.send_replace(generation);
     }
 }

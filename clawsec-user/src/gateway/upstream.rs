@@ -1,17 +1,19 @@
-//! The gateway behind: one connection for each request, with clawsec's credential.
+//! The gateway behind: requests go to it with clawsec's credential.
 //!
-//! Invariant: nothing goes upstream without a `Permit`, which is consumed here. Connections are
-//! not reused, so bytes of one client can never stand in front of another's.
+//! Invariant: nothing goes upstream without a `Permit`, which is consumed here. Only a `GET`
+//! without a body may go over a connection that was used before, and only over one of the same
+//! principal (`pool`); whatever has a body or an effect gets a connection of its own.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Body as _;
 use hyper::client::conn::http1;
 use hyper::header::{
     AUTHORIZATION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
 };
-use hyper::{Request, Response, StatusCode, Version};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -19,9 +21,10 @@ use super::auth::API_KEY;
 use super::body::{Body, Paced, REQUEST_ID, TooSlow};
 use super::facts::{Cargo, Load};
 use super::http::strip_hop_by_hop;
+use super::pool::{Answer, Lease, Sender};
 use super::record::Exchange;
 use super::refusal::Refusal;
-use super::shared::Deadlines;
+use super::shared::{Deadlines, Gateway};
 use super::snapshot::Snapshot;
 use crate::causes::chain;
 use crate::config::{Upstream, UpstreamAuth};
@@ -52,23 +55,17 @@ pub(super) async fn forward(
         .map_err(|_full| Refusal::overloaded().detailed("too many requests are upstream"))?;
     let deadlines = &gateway.deadlines;
     let config = &exchange.snapshot.config.gateway;
-    let stream = connect(&config.upstream, deadlines).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| Refusal::unreachable(error.to_string()))?;
-    gateway.tasks.spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "connection to the upstream ended");
-        }
-    });
-
     let Cargo { parts, load } = cargo;
-    let path = parts.uri.path();
     // A model or a tool may run before the head comes; a page comes from memory.
     let head_deadline = match permit.facts().request {
         policy::Request::Route => deadlines.upstream_head,
         _ => deadlines.upstream_work,
     };
+    // A `GET` without a body: the framing of what was sent is not in question, and it has no effect
+    // that a connection's end could leave in doubt.
+    let is_plain = parts.method == Method::GET
+        && credential == Credential::Ours
+        && matches!(&load, Load::Streamed(body) if body.is_end_stream());
     let mut request = Request::new(match load {
         Load::Held(held) => Full::new(held.bytes)
             .map_err(|never| match never {})
@@ -79,7 +76,12 @@ pub(super) async fn forward(
             Limited::new(paced, STREAMED_BODY_BYTES).boxed_unsync()
         }
     });
-    *request.headers_mut() = request_headers(&parts.headers, path, &exchange.snapshot, credential);
+    *request.headers_mut() = request_headers(
+        parts.headers,
+        parts.uri.path(),
+        &exchange.snapshot,
+        credential,
+    );
     // A webhook's sender is nobody that clawsec knows.
     if credential == Credential::Ours {
         vouch(
@@ -93,11 +95,26 @@ pub(super) async fn forward(
     *request.uri_mut() = parts.uri;
     *request.version_mut() = Version::HTTP_11;
 
-    let answer = tokio::time::timeout(head_deadline, sender.send_request(request)).await;
-    let mut response = match answer {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(failed(&error)),
-        Err(_elapsed) => return Err(Refusal::timed_out("no response head")),
+    let principal = permit.principal();
+    let generation = exchange.snapshot.generation();
+    let mut waiting = is_plain
+        .then(|| gateway.pool.take(principal, generation))
+        .flatten();
+    let (sender, mut response) = loop {
+        let (mut sender, is_new) = match waiting.take() {
+            Some(sender) => (sender, false),
+            None => (dial(gateway, &config.upstream).await?, true),
+        };
+        let sent = sender.try_send_request(request);
+        match tokio::time::timeout(head_deadline, sent).await {
+            Ok(Ok(response)) => break (sender, response),
+            Ok(Err(mut error)) => match error.take_message() {
+                // The upstream ended the connection first: not a byte of this request has left.
+                Some(unsent) if !is_new => request = unsent,
+                _ => return Err(failed(error.error())),
+            },
+            Err(_elapsed) => return Err(Refusal::timed_out("no response head")),
+        }
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Refusal::unreachable(
@@ -108,8 +125,28 @@ pub(super) async fn forward(
     if let Ok(id) = HeaderValue::from_str(&exchange.id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
+    let lease = is_plain.then(|| Lease {
+        gateway: Arc::clone(&exchange.connection.gateway),
+        sender,
+        principal: principal.into(),
+        generation,
+    });
     let progress = &exchange.connection.progress;
-    Ok(response.map(|body| progress.watch(body.map_err(Into::into).boxed_unsync(), Some(place))))
+    Ok(response.map(|body| progress.watch(Answer::new(body, lease).boxed_unsync(), Some(place))))
+}
+
+/// Makes a connection for requests.
+async fn dial(gateway: &Gateway, upstream: &Upstream) -> Result<Sender, Refusal> {
+    let stream = connect(upstream, &gateway.deadlines).await?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| Refusal::unreachable(error.to_string()))?;
+    gateway.tasks.spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "connection to the upstream ended");
+        }
+    });
+    Ok(sender)
 }
 
 /// Tells a client whose body failed from an upstream that did.
@@ -164,13 +201,12 @@ pub(super) fn host_header(upstream: &Upstream) -> Result<HeaderValue, Refusal> {
 
 /// The client's headers without what is not for the upstream, and with clawsec's credential.
 fn request_headers(
-    client: &HeaderMap,
+    mut headers: HeaderMap,
     path: &str,
     snapshot: &Snapshot,
     credential: Credential,
 ) -> HeaderMap {
     // What is between two hops only was removed by `http::check`, before anything was judged.
-    let mut headers = client.clone();
     let unwanted: Vec<HeaderName> = headers
         .keys()
         .filter(|name| is_not_for_upstream(name.as_str()))

@@ -25,6 +25,8 @@ pub(in crate::gateway) struct FakeUpstream {
     pub(in crate::gateway) port: u16,
     /// Connections ever made to it: none means not a byte was sent.
     pub(in crate::gateway) connections: Arc<AtomicUsize>,
+    /// Requests over all of them.
+    requests: Arc<AtomicUsize>,
     /// Every `connect` and every later frame, as they came.
     pub(in crate::gateway) frames: Arc<Mutex<Vec<Value>>>,
     /// Headers of the last WebSocket upgrade.
@@ -58,11 +60,13 @@ impl FakeUpstream {
         let upstream = Self {
             port: listener.local_addr().unwrap().port(),
             connections: Arc::default(),
+            requests: Arc::default(),
             frames: Arc::default(),
             upgrade: Arc::default(),
             script: Arc::default(),
         };
         let connections = Arc::clone(&upstream.connections);
+        let requests = Arc::clone(&upstream.requests);
         let frames = Arc::clone(&upstream.frames);
         let upgrade = Arc::clone(&upstream.upgrade);
         let script = Arc::clone(&upstream.script);
@@ -72,7 +76,9 @@ impl FakeUpstream {
                 let frames = Arc::clone(&frames);
                 let upgrade = Arc::clone(&upgrade);
                 let script = Arc::clone(&script);
+                let requests = Arc::clone(&requests);
                 let service = service_fn(move |request| {
+                    requests.fetch_add(1, Ordering::SeqCst);
                     let script = Arc::clone(&script);
                     answer(request, Arc::clone(&frames), Arc::clone(&upgrade), script)
                 });
@@ -88,6 +94,10 @@ impl FakeUpstream {
 
     pub(in crate::gateway) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
+    }
+
+    pub(in crate::gateway) fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
     }
 }
 

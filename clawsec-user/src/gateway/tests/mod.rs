@@ -7,6 +7,7 @@ mod http2;
 mod listeners;
 mod node;
 mod own;
+mod reuse;
 mod routes;
 mod slow;
 mod timed;

@@ -158,14 +158,14 @@ async fn every_route_is_for_whom_it_is() {
     .await;
     for (line, body, expected) in ROWS {
         for (key, status) in [ADMIN_KEY, READ_KEY, WORK_KEY].iter().zip(expected) {
-            let before = rig.upstream.connections();
+            let before = rig.upstream.requests();
             let answer = ask(&rig, line, &[&bearer(key)], body).await;
             assert_eq!(
                 answer.status, *status,
                 "{line} {body} {key}: {}",
                 answer.body
             );
-            let reached = rig.upstream.connections() > before;
+            let reached = rig.upstream.requests() > before;
             assert_eq!(reached, *status == 200, "{line} {body} {key}");
         }
     }
