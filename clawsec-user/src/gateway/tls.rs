@@ -12,8 +12,8 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    InconsistentKeys, RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion,
-    version,
+    CipherSuite, InconsistentKeys, RootCertStore, ServerConfig, ServerConnection,
+    SupportedProtocolVersion, version,
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -106,7 +106,7 @@ fn acceptor(
         TlsVersion::Tls12 => &[&version::TLS13, &version::TLS12],
         TlsVersion::Tls13 => &[&version::TLS13],
     };
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = Arc::new(provider());
     let certified = CertifiedKey::from_der(chain, key, &provider).map_err(|error| match error {
         rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => TlsError::KeyMismatch,
         error => TlsError::Unusable(error),
@@ -123,9 +123,31 @@ fn acceptor(
         hosts: hosts.to_vec(),
     }));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.ignore_client_order = true;
     // Keys of its own, rotated by rustls every six hours; a ticket is good for twelve.
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Ticketer)?;
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// aws-lc's, with AES-128 and SHA-256 first.
+///
+/// They are as strong as the rest of a handshake (X25519, P-256), and what the key schedule
+/// hashes costs a fraction of SHA-384 where the CPU has instructions for SHA-256 only. A client
+/// that has no AES-128 gets what it has.
+fn provider() -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
+    let is_first = |suite: CipherSuite| {
+        matches!(
+            suite,
+            CipherSuite::TLS13_AES_128_GCM_SHA256
+                | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+                | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+        )
+    };
+    provider
+        .cipher_suites
+        .sort_by_key(|suite| !is_first(suite.suite()));
+    provider
 }
 
 /// Asks for a certificate and goes on without one; a wrong one ends the handshake.

@@ -108,6 +108,35 @@ async fn every_kind_of_key_and_version_serves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_cheaper_cipher_is_taken_where_the_client_has_it() {
+    use rustls::CipherSuite::{TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384};
+
+    let tls = material();
+    let rig = Rig::start(with_tls(&tls)).await;
+    let has_both = client(&tls, None);
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider
+        .cipher_suites
+        .retain(|suite| suite.suite() == TLS13_AES_256_GCM_SHA384);
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate(&tls)).unwrap();
+    let has_one = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let rows = [
+        (has_both, TLS13_AES_128_GCM_SHA256),
+        (has_one, TLS13_AES_256_GCM_SHA384),
+    ];
+    for (config, expected) in rows {
+        let stream = connect(&rig, &Arc::new(config)).await.unwrap();
+        let agreed = stream.get_ref().1.negotiated_cipher_suite();
+        assert_eq!(agreed.map(|suite| suite.suite()), Some(expected));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sessions_are_resumed_and_outlive_a_reload_of_something_else() {
     let tls = material();
     let mut rig = Rig::start(with_tls(&tls)).await;
