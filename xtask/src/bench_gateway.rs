@@ -1,329 +1,175 @@
-//! `cargo xtask bench gateway`: clawsec and nginx in one run, the same certificate and upstream.
+//! `cargo xtask bench gateway`: clawsec beside nginx, HAProxy and Caddy, in one run.
 //!
-//! Both serve on CPU 0; wrk and the upstream run on CPU 1. What counts is CPU time by the kernel's
-//! own account, over all processes of a server, divided by what wrk was answered. nginx writes its
-//! access log; clawsec authenticates, judges, counts against limits and writes its audit log.
-//! Loopback only, no packet filter.
+//! One certificate, one upstream. Each server has CPU 0; what asks and what is behind have CPU 1.
+//! What counts is CPU time by the kernel's own account, over all processes of a server, divided by
+//! what was answered. The servers write their access logs; clawsec authenticates, judges, counts
+//! against limits and writes its audit log. Loopback only, no packet filter.
 
 mod files;
+mod load;
+mod report;
+mod server;
+mod servers;
 
-use std::fs;
-use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::env;
+use std::path::Path;
+use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
-use serde_json::{Value, json};
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
 use xtask::lab::ensure_user;
 use xtask::say;
 
-use self::files::{Folder, config, nginx, upstream};
+use self::files::Folder;
+use self::load::{Kind, Load, Sample};
+use self::report::{Memory, Row};
+use self::server::Server;
+use self::servers::{CLAWSEC, Contestant, contestants};
 use crate::build;
 
-const SECONDS: u64 = 5;
-const ROUNDS: usize = 3;
 const KEY: &str = "bench-key-of-thirty-two-characters";
-
-/// What wrk is told to do.
-const KINDS: [(&str, &[&str]); 2] = [
-    ("request, kept alive", &[]),
-    (
-        "request on a new TLS connection",
-        &["-H", "Connection: close"],
-    ),
-];
+/// A round of one kind on one server.
+const SECONDS: u64 = 2;
+const ROUNDS: usize = 3;
+const IDLE_WEBSOCKETS: u16 = 10_000;
+/// Descriptors of a server that are no client's.
+const OWN_DESCRIPTORS: u64 = 400;
+/// Measures one part: `pages`, `frames` or `memory`.
+const ONLY: &str = "CLAWSEC_BENCH_ONLY";
 
 pub(crate) fn run() -> Result<()> {
-    for program in ["nginx", "wrk", "taskset"] {
-        let found = Command::new("which")
-            .arg(program)
-            .stdout(Stdio::null())
-            .status();
-        if !found.is_ok_and(|status| status.success()) {
-            bail!("needs nginx, wrk and taskset: apt-get install nginx-light wrk util-linux");
+    let only = env::var(ONLY).ok();
+    let is_asked = |part: &str| only.as_deref().is_none_or(|only| only == part);
+    let kinds: Vec<Kind> = Kind::ALL
+        .into_iter()
+        .filter(|kind| is_asked(kind.part()))
+        .collect();
+    ensure!(
+        !kinds.is_empty() || is_asked("memory"),
+        "{ONLY} is pages, frames or memory"
+    );
+    for (program, package) in [("wrk", "wrk"), ("taskset", "util-linux"), ("curl", "curl")] {
+        if server::version(program, "--version").is_none() {
+            bail!("needs {program}: apt-get install {package}");
         }
     }
     let clawsec = build::build(true)?;
+    let generator = build::load_generator()?;
     ensure_user("clawsec", None)?;
     ensure_user("clawsec-sbx", Some("/home/clawsec-sbx"))?;
     let folder = Folder::new()?;
-    let [upstream_port, nginx_port, clawsec_port] = free_ports()?;
     folder.certificate()?;
-    folder.write("upstream.conf", &upstream(&folder, upstream_port))?;
-    folder.write("nginx.conf", &nginx(&folder, nginx_port, upstream_port))?;
-    folder.write(
-        "clawsec.json",
-        &config(&folder, clawsec_port, upstream_port).to_string(),
-    )?;
+    let load = Load::new(generator, &folder);
 
-    let _upstream = Server::start(
-        "1",
-        "nginx",
-        &["-c", &folder.path("upstream.conf")],
-        &folder,
-    )?;
-    let mut servers = [
-        (
-            "nginx",
-            nginx_port,
-            Server::start("0", "nginx", &["-c", &folder.path("nginx.conf")], &folder)?,
-        ),
-        (
-            "clawsec",
-            clawsec_port,
-            Server::start(
-                "0",
-                &clawsec.display().to_string(),
-                &[
-                    "run",
-                    "--no-xdp",
-                    "--config",
-                    &folder.path("clawsec.json"),
-                    "--state-dir",
-                    &folder.path("state"),
-                ],
-                &folder,
-            )?,
-        ),
-    ];
-    for (name, port, server) in &mut servers {
-        server.await_ready(name, *port)?;
+    let upstream_port = server::free_port()?;
+    let mut upstream = Server::start("1", &load.upstream(upstream_port), &folder)?;
+    upstream.await_port(upstream_port)?;
+    let mut found = Vec::new();
+    for contestant in contestants(&clawsec, &folder, upstream_port)? {
+        match contestant.version() {
+            Some(version) => {
+                say(&format!("{}: {version}", contestant.name));
+                found.push(contestant);
+            }
+            None => say(&format!(
+                "{}: SKIPPED, not installed (apt-get install {})",
+                contestant.name, contestant.package
+            )),
+        }
+    }
+    let rows = measure_all(&found, &kinds, &load, &folder)?;
+    let mut memory = Vec::new();
+    if is_asked("memory") {
+        let count = idle_websockets();
+        for contestant in &found {
+            memory.push(idle(contestant, count, &load, &folder)?);
+        }
+    }
+    report::write(&rows, &memory)
+}
+
+/// As many as the machine lets one process have: each takes two descriptors of its server.
+fn idle_websockets() -> u16 {
+    let fit = server::descriptors().saturating_sub(OWN_DESCRIPTORS) / 2;
+    u16::try_from(fit).map_or(IDLE_WEBSOCKETS, |fit| fit.min(IDLE_WEBSOCKETS))
+}
+
+/// Every kind of load on every server: rounds of one after the other, so that what else the
+/// machine does hits all of them.
+fn measure_all(
+    found: &[Contestant],
+    kinds: &[Kind],
+    load: &Load,
+    folder: &Folder,
+) -> Result<Vec<Row>> {
+    if kinds.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut running = Vec::new();
+    for contestant in found {
+        running.push((contestant, contestant.start(folder)?));
     }
     let mut rows = Vec::new();
-    for (kind, arguments) in KINDS {
-        // Rounds of one after the other: what else the machine does hits both.
-        let mut samples = [Vec::new(), Vec::new()];
+    let mut answered = 0.0;
+    for &kind in kinds {
+        let mut samples: Vec<Vec<Sample>> = running.iter().map(|_| Vec::new()).collect();
         for _ in 0..ROUNDS {
-            for ((_, port, server), samples) in servers.iter().zip(&mut samples) {
-                samples.push(measure(server, *port, arguments)?);
+            for ((contestant, server), samples) in running.iter().zip(&mut samples) {
+                let sample = load
+                    .measure(kind, server, contestant.port, SECONDS)
+                    .with_context(|| format!("{}: {}", contestant.name, kind.name()))?;
+                samples.push(sample);
+                if contestant.name == CLAWSEC {
+                    answered += sample.answers;
+                }
             }
         }
-        for ((name, ..), mut samples) in servers.iter().zip(samples) {
-            samples.sort_by(|a, b| a.cpu_us.total_cmp(&b.cpu_us));
-            let median = samples.swap_remove(samples.len() / 2);
-            rows.push((kind, *name, median));
+        for ((contestant, _), samples) in running.iter().zip(samples) {
+            say(&format!("measured: {}, {}", kind.name(), contestant.name));
+            rows.push(Row::median(kind, contestant.name, samples));
         }
     }
-    let resident: Vec<(&str, u64)> = servers
-        .iter()
-        .map(|(name, _, server)| (*name, server.resident_kib()))
-        .collect();
-    report(&rows, &resident)
+    for contestant in found.iter().filter(|found| found.name == CLAWSEC) {
+        check_records(contestant.program(), answered, folder)?;
+    }
+    Ok(rows)
 }
 
-#[derive(Debug)]
-struct Sample {
-    /// Of the server's CPU, for each answer.
-    cpu_us: f64,
-    per_second: f64,
-    p99_us: f64,
-    errors: u64,
-}
-
-fn measure(server: &Server, port: u16, arguments: &[&str]) -> Result<Sample> {
-    let before = server.cpu()?;
-    let output = Command::new("taskset")
-        .args(["-c", "1", "wrk", "-t1", "-c32", "-s"])
-        .arg(server.script.as_os_str())
-        .arg(format!("-d{SECONDS}s"))
-        .args(["-H", &format!("Authorization: Bearer {KEY}")])
-        .args(arguments)
-        .arg(format!("https://127.0.0.1:{port}/"))
+/// The figures count only if each answer left its record.
+fn check_records(clawsec: &Path, answered: f64, folder: &Folder) -> Result<()> {
+    let output = Command::new(clawsec)
+        .args(["status", "--json", "--socket", &folder.path("admin.sock")])
         .output()
-        .context("run wrk")?;
-    let spent = server.cpu()?.saturating_sub(before);
-    let text = String::from_utf8_lossy(&output.stdout);
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("clawsec-bench "));
-    let figures: Vec<f64> = line
-        .with_context(|| format!("wrk said: {text}"))?
-        .split(' ')
-        .filter_map(|figure| figure.parse().ok())
-        .collect();
-    let [answers, microseconds, p99_us, errors] = figures[..] else {
-        bail!("wrk said: {text}");
+        .context("ask clawsec for its status")?;
+    let status: Value = serde_json::from_slice(&output.stdout).context("read its status")?;
+    let count = |name: &str| {
+        status
+            .get(name)
+            .and_then(Value::as_f64)
+            .context("its counts")
     };
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a count"
-    )]
-    Ok(Sample {
-        cpu_us: spent.as_secs_f64() * 1e6 / answers.max(1.0),
-        per_second: answers * 1e6 / microseconds,
-        p99_us,
-        errors: errors as u64,
+    let (records, lost) = (count("audit_records")?, count("audit_lost")?);
+    say(&format!(
+        "clawsec: {answered} answers, {records} records, {lost} lost"
+    ));
+    ensure!(lost == 0.0 && records >= answered, "records are missing");
+    Ok(())
+}
+
+/// A server's memory, just started and asked once, then with WebSockets that nobody uses.
+fn idle(contestant: &Contestant, count: u16, load: &Load, folder: &Folder) -> Result<Memory> {
+    let server = contestant.start(folder)?;
+    let empty_kib = server.resident_kib();
+    let held = load
+        .hold_idle(contestant.port, count)
+        .with_context(|| format!("{}: open WebSockets", contestant.name))?;
+    let full_kib = server.resident_kib();
+    drop(held);
+    say(&format!("measured: memory, {}", contestant.name));
+    Ok(Memory {
+        server: contestant.name,
+        empty_kib,
+        full_kib,
+        websockets: count,
     })
-}
-
-fn report(rows: &[(&str, &str, Sample)], resident: &[(&str, u64)]) -> Result<()> {
-    say(
-        "\n| measured | server | CPU µs | answers/s | p99 µs | of nginx's CPU | failed |\n|---|---|---|---|---|---|---|",
-    );
-    let mut told = Vec::new();
-    for (kind, name, sample) in rows {
-        let nginx = rows
-            .iter()
-            .find(|(other, by, _)| other == kind && *by == "nginx");
-        let ratio = nginx.map_or(f64::NAN, |(_, _, nginx)| sample.cpu_us / nginx.cpu_us);
-        say(&format!(
-            "| {kind} | {name} | {:.0} | {:.0} | {:.0} | {ratio:.2} | {} |",
-            sample.cpu_us, sample.per_second, sample.p99_us, sample.errors
-        ));
-        told.push(json!({
-            "measured": kind, "server": name, "cpuUs": sample.cpu_us,
-            "perSecond": sample.per_second, "p99Us": sample.p99_us, "ofNginx": ratio,
-            "failed": sample.errors,
-        }));
-    }
-    for (name, kib) in resident {
-        say(&format!(
-            "| resident afterwards, all processes | {name} | {kib} KiB | | | | |"
-        ));
-    }
-    let out = xtask::root().join("target/bench/gateway.json");
-    if let Some(parent) = out.parent() {
-        fs::create_dir_all(parent).context("make the output's folder")?;
-    }
-    let resident: Value = resident
-        .iter()
-        .map(|(name, kib)| ((*name).to_owned(), json!(kib)))
-        .collect::<serde_json::Map<_, _>>()
-        .into();
-    let text =
-        json!({ "seconds": SECONDS, "rounds": ROUNDS, "rows": told, "residentKib": resident });
-    fs::write(&out, serde_json::to_string_pretty(&text)?)
-        .with_context(|| format!("write {}", out.display()))
-}
-
-/// A server and all the processes it starts; stopped when dropped.
-struct Server {
-    child: Child,
-    script: PathBuf,
-}
-
-impl Server {
-    fn start(cpu: &str, program: &str, arguments: &[&str], folder: &Folder) -> Result<Self> {
-        let log = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(folder.0.join("servers.log"))
-            .context("open the servers' log")?;
-        let child = Command::new("taskset")
-            .args(["-c", cpu, program])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("start {program}"))?;
-        Ok(Self {
-            child,
-            script: folder.0.join("report.lua"),
-        })
-    }
-
-    fn await_ready(&mut self, name: &str, port: u16) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while Instant::now() < deadline {
-            if let Some(status) = self.child.try_wait().context("look at a server")? {
-                bail!("{name} ended: {status}");
-            }
-            let answered = Command::new("curl")
-                .args([
-                    "-skf",
-                    "-o",
-                    "/dev/null",
-                    "-H",
-                    &format!("X-API-Key: {KEY}"),
-                ])
-                .arg(format!("https://127.0.0.1:{port}/"))
-                .status();
-            if answered.is_ok_and(|status| status.success()) {
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        bail!("{name} does not answer")
-    }
-
-    /// User and system time of all its living processes.
-    fn cpu(&self) -> Result<Duration> {
-        let processes = self.processes();
-        let ticks: u64 = processes.iter().map(|stat| stat.ticks).sum();
-        if processes.is_empty() {
-            bail!("a server's processes are gone");
-        }
-        // USER_HZ is 100 on every architecture that Linux still has.
-        Ok(Duration::from_millis(ticks * 10))
-    }
-
-    fn resident_kib(&self) -> u64 {
-        self.processes()
-            .iter()
-            .map(|stat| stat.resident_pages * 4)
-            .sum()
-    }
-
-    fn processes(&self) -> Vec<Stat> {
-        let Ok(entries) = fs::read_dir("/proc") else {
-            return Vec::new();
-        };
-        let all: Vec<Stat> = entries
-            .flatten()
-            .filter_map(|entry| Stat::parse(&fs::read_to_string(entry.path().join("stat")).ok()?))
-            .collect();
-        let mut found = vec![u64::from(self.child.id())];
-        let mut next = 0;
-        while let Some(parent) = found.get(next).copied() {
-            found.extend(
-                all.iter()
-                    .filter(|stat| stat.parent == parent)
-                    .map(|stat| stat.pid),
-            );
-            next += 1;
-        }
-        all.into_iter()
-            .filter(|stat| found.contains(&stat.pid))
-            .collect()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _gone = Command::new("kill")
-            .args(["-TERM", &self.child.id().to_string()])
-            .status();
-        let _reaped = self.child.wait();
-    }
-}
-
-struct Stat {
-    pid: u64,
-    parent: u64,
-    ticks: u64,
-    resident_pages: u64,
-}
-
-impl Stat {
-    /// proc(5): the name in parentheses may hold anything, so fields count from its end.
-    fn parse(text: &str) -> Option<Self> {
-        let (before, after) = text.rsplit_once(')')?;
-        let fields: Vec<&str> = after.split_whitespace().collect();
-        let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
-        Some(Self {
-            pid: before.split(' ').next()?.parse().ok()?,
-            parent: number(1)?,
-            ticks: number(11)? + number(12)?,
-            resident_pages: number(21)?,
-        })
-    }
-}
-
-fn free_ports() -> Result<[u16; 3]> {
-    let bind = || TcpListener::bind("127.0.0.1:0").context("find a free port");
-    let bound = [bind()?, bind()?, bind()?];
-    let port = |listener: &TcpListener| anyhow::Ok(listener.local_addr()?.port());
-    Ok([port(&bound[0])?, port(&bound[1])?, port(&bound[2])?])
 }

@@ -26,12 +26,23 @@ pub(crate) fn build(release: bool) -> Result<PathBuf> {
         cargo.arg("--release");
     }
     run(&mut cargo)?;
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let daemon = target
+    let daemon = target()
         .join(if release { "release" } else { "debug" })
         .join("clawsec");
     say(&format!("built {}", daemon.display()));
     Ok(daemon)
+}
+
+/// Builds the load of the gateway's benchmark; its path.
+pub(crate) fn load_generator() -> Result<PathBuf> {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root());
+    run(cargo.args(["build", "--release", "--package", "clawsec-load"]))?;
+    Ok(target().join("release/clawsec-load"))
+}
+
+fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
 /// Builds the BPF object; its path.

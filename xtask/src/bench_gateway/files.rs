@@ -1,4 +1,4 @@
-//! What the servers of the gateway's benchmark are told, and where it stands.
+//! Where the gateway's benchmark stands: its folder, certificate and wrk's report.
 
 use std::fs;
 use std::io::Write as _;
@@ -6,56 +6,12 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use serde_json::{Value, json};
-
-use super::KEY;
-
-pub(super) fn upstream(folder: &Folder, port: u16) -> String {
-    let folder = folder.0.display();
-    format!(
-        "daemon off; worker_processes 1; pid {folder}/upstream.pid; error_log stderr;\n\
-         events {{ worker_connections 1024; }}\n\
-         http {{ access_log off; server {{ listen 127.0.0.1:{port}; location / {{ return 200 'hello'; }} }} }}\n"
-    )
-}
-
-pub(super) fn nginx(folder: &Folder, port: u16, upstream: u16) -> String {
-    let folder = folder.0.display();
-    format!(
-        "daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr;\n\
-         events {{ worker_connections 1024; }}\n\
-         http {{ access_log {folder}/access.log; keepalive_requests 1000000;\n\
-         server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {folder}/cert.pem;\n\
-         ssl_certificate_key {folder}/key.pem; ssl_protocols TLSv1.2 TLSv1.3;\n\
-         location / {{ proxy_pass http://127.0.0.1:{upstream}; }} }} }}\n"
-    )
-}
-
-pub(super) fn config(folder: &Folder, port: u16, upstream: u16) -> Value {
-    let rate = 1_000_000;
-    json!({
-        "gateway": {
-            "listen": [format!("127.0.0.1:{port}")],
-            "upstream": format!("http://127.0.0.1:{upstream}"),
-            "upstreamToken": "bench-upstream-token",
-            "observe": false,
-            "tls": { "cert": folder.path("cert.pem"), "key": folder.path("key.pem") },
-            "admin": { "socket": folder.path("admin.sock") },
-        },
-        "security": {
-            "auth": { "type": "apiKey", "key": KEY },
-            "network": { "allowedIPs": ["127.0.0.0/8"] },
-            "rateLimit": { "requests": rate, "window": 1000, "connections": rate },
-            "audit": { "path": folder.path("audit.log"), "events": ["auth", "message", "tool", "config"] },
-        },
-    })
-}
 
 /// Prints one line of figures at wrk's end.
 const SCRIPT: &str = "done = function(summary, latency, requests)\n\
     local e = summary.errors\n\
-    io.write(string.format('clawsec-bench %d %d %d %d\\n', summary.requests, summary.duration,\n\
-    latency:percentile(99), e.connect + e.read + e.write + e.status + e.timeout))\nend\n";
+    io.write(string.format('clawsec-bench %d %d %d %d %d\\n', summary.requests, summary.duration,\n\
+    latency:percentile(50), latency:percentile(99), e.connect + e.read + e.write + e.status + e.timeout))\nend\n";
 
 /// Root's own, since clawsec refuses a configuration that others can write.
 pub(super) struct Folder(pub(super) PathBuf);
@@ -79,8 +35,11 @@ impl Folder {
     pub(super) fn certificate(&self) -> Result<()> {
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
         let made = rcgen::generate_simple_self_signed(names).context("make a certificate")?;
-        self.write("cert.pem", &made.cert.pem())?;
-        self.write("key.pem", &made.signing_key.serialize_pem())
+        let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+        self.write("cert.pem", &certificate)?;
+        self.write("key.pem", &key)?;
+        // As HAProxy wants it.
+        self.write("both.pem", &(certificate + &key))
     }
 
     pub(super) fn write(&self, name: &str, text: &str) -> Result<()> {
