@@ -1,14 +1,12 @@
 //! The JSON reader against Node's: what clawsec lets through means the same to both.
 
 use std::fmt::Write as _;
-use std::process::Stdio;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clawsec_user::gateway::probe;
 use serde_json::Value;
 
-use super::gateway::driver;
 use super::product::Product;
 use crate::kernel::random::Random;
 
@@ -52,18 +50,8 @@ fn read_by_node(product: Product, texts: &[Vec<u8>]) -> Vec<Option<String>> {
         lines
     });
     std::fs::write(&input, lines).expect("write the texts");
-    let output = std::process::Command::new(product.node_bin().join("node"))
-        .arg(driver("parser.mjs"))
-        .arg(&input)
-        .stdin(Stdio::null())
-        .output()
-        .expect("run node");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    serde_json::from_slice(&output.stdout).expect("a list of meanings")
+    let told = product.driven("parser.mjs", &[&input]);
+    serde_json::from_slice(&told).expect("a list of meanings")
 }
 
 /// As the driver writes it: numbers by their bits, texts by their UTF-16, members in one order.

@@ -1,10 +1,11 @@
 //! The two real gateways: what each is called and how it is started.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use xtask::lab::{Host, Lab};
 
+use super::gateway::driver;
 use crate::system::daemon::UPSTREAM_TOKEN;
 
 /// A gateway as its publisher ships it.
@@ -64,6 +65,21 @@ impl Product {
             Self::Openclaw => "node24",
         };
         peer_dir().join(node).join("node_modules/node/bin")
+    }
+
+    /// What a script of these tests prints when its Node runs it over these files.
+    pub(super) fn driven(self, script: &str, files: &[&Path]) -> Vec<u8> {
+        let home = tempfile::tempdir().expect("make a home for the script");
+        let output = Command::new(self.node_bin().join("node"))
+            .arg(driver(script))
+            .args(files)
+            .env("HOME", home.path())
+            .stdin(Stdio::null())
+            .output()
+            .expect("run node");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{script}: {errors}");
+        output.stdout
     }
 
     /// Its own program, on a host of the lab.

@@ -1,12 +1,9 @@
 //! Tool names and lists: clawsec's reading against the gateways' own code, and against the
 //! running gateways.
 
-use std::process::Stdio;
-
 use clawsec_user::policy::{Reading, ToolName, ToolRules};
 use serde_json::{Value, json};
 
-use super::gateway::driver;
 use super::product::Product;
 use crate::kernel::random::Random;
 
@@ -56,20 +53,8 @@ fn judged_by_the_gateway(product: Product, cases: &[Value]) -> Vec<bool> {
     let folder = tempfile::tempdir().expect("make a folder");
     let input = folder.path().join("cases.json");
     std::fs::write(&input, Value::from(cases.to_vec()).to_string()).expect("write the cases");
-    let output = std::process::Command::new(product.node_bin().join("node"))
-        .arg(driver("tools.mjs"))
-        .arg(product.package())
-        .arg(&input)
-        .env("HOME", folder.path())
-        .stdin(Stdio::null())
-        .output()
-        .expect("run node");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    serde_json::from_slice(&output.stdout).expect("a list of verdicts")
+    let told = product.driven("tools.mjs", &[&product.package(), &input]);
+    serde_json::from_slice(&told).expect("a list of verdicts")
 }
 
 fn case(random: &mut Random) -> Value {
