@@ -8,6 +8,7 @@ use super::gateway::{Protected, with_key};
 use super::product::Product;
 use crate::system::daemon::{KEY, UPSTREAM_TOKEN};
 
+const APPROVER: &str = "approver-key-of-thirty-two-character";
 const SPARE: &str = "spare-key-of-thirty-two-characters!";
 
 #[test]
@@ -70,6 +71,7 @@ fn works_with_the_key_only(product: Product) {
     let protected = Protected::start(product, "cli", |config| {
         config["security"]["auth"] = json!({ "type": "token", "tokens": [
             KEY, { "id": "spare", "token": SPARE },
+            { "id": "approver", "token": APPROVER, "scopes": ["operator.approvals"] },
         ]});
     });
     let daemon = &protected.daemon;
@@ -109,6 +111,28 @@ fn works_with_the_key_only(product: Product) {
         String::from_utf8_lossy(&spoken.stderr),
         protected.logs()
     );
+
+    // What a key may not do is said in the command line's own words.
+    for method in ["sessions.list", "config.get"] {
+        let text = protected.refusal(APPROVER, method, &json!({}));
+        assert!(text.contains("missing scope: operator."), "{text}");
+        daemon.await_record(method, |record| {
+            record["reason"] == "scope_missing" && record["detail"] == method
+        });
+    }
+    // `sessions` and `config get` read files of their own host and ask no gateway: a wrong key is
+    // none to them.
+    for (words, shown) in [
+        (["sessions", "--json"].as_slice(), "\"sessions\""),
+        (["config", "get", "gateway.mode"].as_slice(), "remote"),
+    ] {
+        let local = protected.remote("wrong-key-of-thirty-two-characters", words);
+        let stdout = String::from_utf8_lossy(&local.stdout);
+        assert!(
+            local.status.success() && stdout.contains(shown),
+            "{words:?}: {local:?}"
+        );
+    }
 
     // A key that is taken out of the configuration ends its live connections.
     let live = protected.spawn_client(&with_key(SPARE, &json!([["health", {}]])));

@@ -69,7 +69,35 @@ fn answer_and_are_denied(product: Product) {
         body["user"] = json!(user);
         body
     };
-    let rows: [(&str, &str, &str, Value, u16, &Value, &str); 6] = [
+    let response = |user: &str| json!({ "model": model, "user": user, "input": "x" });
+    let rows: [(&str, &str, &str, Value, u16, &Value, &str); 9] = [
+        (
+            "a response without a key of clawsec's",
+            UPSTREAM_TOKEN,
+            "/v1/responses",
+            response(NUMBER),
+            401,
+            &unauthorized,
+            "credential_unknown",
+        ),
+        (
+            "a reader's response",
+            READER,
+            "/v1/responses",
+            response(NUMBER),
+            403,
+            &forbidden,
+            "scope_missing",
+        ),
+        (
+            "a response for another's number",
+            PHONE,
+            "/v1/responses",
+            response("+15550000001"),
+            403,
+            &forbidden,
+            "user_not_allowed",
+        ),
         (
             "the upstream's own",
             UPSTREAM_TOKEN,
