@@ -64,7 +64,18 @@ pub struct GatewayConfig {
     /// That clients may have open at once.
     pub max_connections: u32,
     pub tls: Option<TlsConfig>,
+    pub ui: UiAccess,
     pub admin_socket: PathBuf,
+}
+
+/// How a browser, which sends no key for a page's assets, gets at the Control UI's pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UiAccess {
+    /// By a key on clawsec's own sign-in page, and a cookie after that.
+    #[default]
+    SignIn,
+    /// Every allowed address may read what is the same for everybody.
+    Open,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -39,7 +39,11 @@ impl Presented {
         Some(Self(certificate_digest(digest)))
     }
 
-    #[cfg(test)]
+    /// The key that a sign-in cookie of clawsec's own was made for.
+    pub(super) fn sealed(digest: KeyDigest) -> Self {
+        Self(digest)
+    }
+
     pub(super) fn digest(self) -> KeyDigest {
         self.0
     }

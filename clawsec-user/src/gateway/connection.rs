@@ -32,7 +32,7 @@ use super::route::{self, Route};
 use super::shared::{Gateway, Slot, Tracked, random_id};
 use super::upstream::{self, Credential};
 use super::watched::Watched;
-use super::{auth, http, isolate, limits, tls, tools_invoke, websocket};
+use super::{auth, http, isolate, limits, tls, tools_invoke, ui, websocket};
 use crate::event::EventKind;
 use crate::policy::{self, Permit, Principal};
 
@@ -68,13 +68,25 @@ async fn answer(
     match counted.route {
         Route::WebSocket => return websocket::accept(exchange, counted),
         Route::Webhook => return webhook(exchange, counted).await,
+        Route::SignIn => return ui::answer(exchange, counted).await,
+        Route::Page if ui::is_open(exchange, &counted) => {
+            return ui::visit(exchange, counted).await;
+        }
         _ => {}
     }
-    let principal = authenticate(exchange, &counted)?;
-    let asked = facts::gather(exchange, counted).await?;
+    if let Some(place) = ui::place(exchange, &counted) {
+        return Ok(place);
+    }
+    let (principal, credential) =
+        authenticate(exchange, &counted).map_err(|refusal| ui::refusal(&counted, refusal))?;
+    let place = ui::place_of(&counted);
+    let asked = facts::gather(exchange, ui::unsealed(counted)).await?;
     let (permit, order) = decide(exchange, &principal, asked)?;
-    let response = act(exchange, permit, order).await?;
-    Ok(response)
+    let response = act(exchange, permit, order, credential).await?;
+    match place {
+        Some(place) => ui::prepare(exchange, &place, response).await,
+        None => Ok(response),
+    }
 }
 
 /// Passes a webhook on as it came: the gateway behind verifies its sender.
@@ -97,9 +109,22 @@ async fn webhook(exchange: &mut Exchange, counted: Counted) -> Result<Response<B
     Ok(response)
 }
 
-fn authenticate(exchange: &mut Exchange, counted: &Counted) -> Result<Principal, Refusal> {
+/// Who asks, and whose credential that person's request goes upstream with.
+fn authenticate(
+    exchange: &mut Exchange,
+    counted: &Counted,
+) -> Result<(Principal, Credential), Refusal> {
     let presented = exchange.connection.presented(counted.request.headers())?;
-    let found = auth::authenticate(&exchange.snapshot, presented);
+    let (found, credential) = match (presented, counted.route) {
+        (None, Route::Page) => {
+            let found = ui::reader(exchange, &counted.request);
+            (found.map(|(principal, _)| principal), Credential::Nobodys)
+        }
+        _ => (
+            auth::authenticate(&exchange.snapshot, presented),
+            Credential::Ours,
+        ),
+    };
     // Guessing keys on an uncounted route is still counted.
     if found.is_err() && !counted.route.is_counted() {
         limits::spend(exchange)?;
@@ -107,7 +132,7 @@ fn authenticate(exchange: &mut Exchange, counted: &Counted) -> Result<Principal,
     let principal = found?;
     exchange.note.principal(&principal);
     exchange.connection.authenticated(&principal, exchange);
-    Ok(principal)
+    Ok((principal, credential))
 }
 
 fn decide(
@@ -126,6 +151,7 @@ async fn act(
     exchange: &mut Exchange,
     permit: Permit,
     order: facts::Order,
+    credential: Credential,
 ) -> Result<Response<Body>, Refusal> {
     let rule = permit.rule().to_owned();
     let response = if permit.is_sandboxed() {
@@ -135,7 +161,7 @@ async fn act(
     } else {
         let isolation = permit.isolation().cloned();
         let is_speech = permit.facts().request == policy::Request::Message;
-        let response = upstream::forward(exchange, permit, order.cargo, Credential::Ours).await?;
+        let response = upstream::forward(exchange, permit, order.cargo, credential).await?;
         match isolation {
             // What its own agent says to it is its own.
             Some(bound) if !is_speech => isolate::answer(bound, response).await?,
@@ -270,7 +296,8 @@ async fn respond(
     let _asking = connection.progress.request();
     let id = random_id().unwrap_or_default();
     let mut note = Note::new(EventKind::Message, "request");
-    note.detail = Some(format!("{} {}", request.method(), request.uri().path()));
+    let path = request.uri().path().to_owned();
+    note.detail = Some(format!("{} {}", request.method(), ui::inner(&path)));
     let bodiless = request.body().is_end_stream();
     let linger = match connection.head.protocol() {
         Protocol::Http1 => None,
@@ -285,7 +312,11 @@ async fn respond(
         Err(why) => Err(Refusal::malformed(why)),
     };
     let response = match answered {
-        Ok(response) => response,
+        Ok(mut response) => {
+            let origins = &exchange.snapshot.config.gateway.origins;
+            ui::confine(&path, origins, response.headers_mut());
+            response
+        }
         Err(refusal) => {
             exchange.refused(&refusal);
             let response = refusal.into_response(&exchange.id);
@@ -300,7 +331,7 @@ async fn respond(
 
 /// How often a live connection looks whether its keys or its admission have run out, or its
 /// source was banned; with a change of policy it looks at once. Promised: within a second.
-const REVOCATION_TICK: Duration = Duration::from_millis(500);
+pub(super) const REVOCATION_TICK: Duration = Duration::from_millis(500);
 
 /// A webhook is a message or two; the channels' own limits are lower.
 const WEBHOOK_BYTES: usize = 1024 * 1024;

@@ -79,6 +79,7 @@ pub(super) async fn gather(exchange: &mut Exchange, counted: Counted) -> Result<
         | Route::ApiWrite
         | Route::Manage
         | Route::Page
+        | Route::SignIn
         | Route::WebSocket
         | Route::Webhook => {
             let (parts, body) = request.into_parts();

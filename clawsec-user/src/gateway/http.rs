@@ -270,7 +270,8 @@ fn names_gateway_url(query: &str) -> bool {
     })
 }
 
-fn unescape(text: &str) -> Vec<u8> {
+/// Undoes the escapes of a query or a form.
+pub(super) fn unescape(text: &str) -> Vec<u8> {
     let mut bytes = text.bytes();
     let mut out = Vec::with_capacity(text.len());
     while let Some(byte) = bytes.next() {

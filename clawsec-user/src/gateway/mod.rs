@@ -25,6 +25,8 @@ mod watched;
 
 mod auth;
 mod limits;
+mod origin;
+mod ui;
 
 mod facts;
 mod isolate;

@@ -8,6 +8,7 @@ use hyper::{Response, StatusCode};
 use serde_json::json;
 
 use super::body::{self, Body, REQUEST_ID};
+use super::ui;
 use crate::policy::{Denial, Reason};
 
 /// Why a request is answered by clawsec and not by the gateway behind it.
@@ -22,6 +23,8 @@ pub(super) struct Refusal {
     /// For the record only.
     pub(super) detail: Option<String>,
     shape: Shape,
+    /// Not a sign of hostility, whatever the reason.
+    lenient: bool,
 }
 
 #[derive(Debug)]
@@ -32,6 +35,8 @@ enum Shape {
     Tool { kind: &'static str, message: String },
     /// `Method Not Allowed` as text with an `Allow` header.
     Method { allow: &'static str },
+    /// A page of clawsec's own, for a person.
+    Page(String),
 }
 
 impl Refusal {
@@ -51,6 +56,7 @@ impl Refusal {
                 kind,
                 message: message.into(),
             },
+            lenient: false,
         }
     }
 
@@ -213,7 +219,18 @@ impl Refusal {
     /// A source that goes on after refusals of this kind is one to ban; a denied tool or scope of
     /// an authenticated client is not.
     pub(super) fn is_hostile(&self) -> bool {
-        is_hostile(self.reason)
+        !self.lenient && is_hostile(self.reason)
+    }
+
+    pub(super) fn lenient(mut self) -> Self {
+        self.lenient = true;
+        self
+    }
+
+    /// The same refusal, to be read by a person.
+    pub(super) fn on_page(mut self, page: String) -> Self {
+        self.shape = Shape::Page(page);
+        self
     }
 
     pub(super) fn into_response(self, request: &str) -> Response<Body> {
@@ -225,6 +242,7 @@ impl Refusal {
                 json!({"ok": false, "error": {"type": kind, "message": message}}).to_string()
             }
             Shape::Method { .. } => "Method Not Allowed".to_owned(),
+            Shape::Page(page) => page.clone(),
         };
         let mut response = body::response(self.status, text, request);
         let headers = response.headers_mut();
@@ -236,6 +254,9 @@ impl Refusal {
             _ => "application/json; charset=utf-8",
         };
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        if matches!(self.shape, Shape::Page(_)) {
+            ui::dress(headers);
+        }
         // Where this request ends may be in doubt, so that nothing after it can be trusted.
         if matches!(self.reason, Reason::RequestMalformed | Reason::BodyTooLarge) {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));

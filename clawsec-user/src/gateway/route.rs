@@ -6,6 +6,7 @@
 use hyper::{Method, Request};
 
 use super::http::Checked;
+use super::ui;
 use crate::config::Listen;
 
 /// What a request is for.
@@ -27,6 +28,8 @@ pub(super) enum Route {
     Manage,
     /// A page or an asset of the Control UI or the canvas.
     Page,
+    /// clawsec's own sign-in page, and what belongs to it.
+    SignIn,
     /// A listener's `bypass` path: the gateway behind knows the sender by its own signature.
     Webhook,
     /// Any path, with `Upgrade: websocket`.
@@ -34,9 +37,10 @@ pub(super) enum Route {
 }
 
 impl Route {
-    /// Pages are many per view and cost little: they do not count against the request limit.
+    /// Pages are many per view and cost little: they do not count against the request limit. The
+    /// sign-in page counts for itself, to say so in its own form.
     pub(super) fn is_counted(self) -> bool {
-        self != Self::Page
+        !matches!(self, Self::Page | Self::SignIn)
     }
 }
 
@@ -70,6 +74,8 @@ fn of(method: &Method, path: &str) -> Route {
     let reads = matches!(*method, Method::GET | Method::HEAD);
     match path {
         "/tools/invoke" => Route::ToolsInvoke,
+        _ if reads && ui::is_placed(path) => Route::Page,
+        _ if path.starts_with("/__clawsec/") => Route::SignIn,
         "/v1/chat/completions" => Route::ChatCompletions,
         "/v1/responses" => Route::Responses,
         "/v1/embeddings" => Route::ApiWrite,
@@ -101,6 +107,11 @@ mod tests {
             (Method::GET, "/api/channels/x", Route::Manage),
             (Method::GET, "/assets/app.js", Route::Page),
             (Method::POST, "/", Route::Manage),
+            (Method::POST, "/__clawsec/sign-in", Route::SignIn),
+            (Method::GET, "/__clawsec/else", Route::SignIn),
+            (Method::GET, "/__clawsec/canvas/x/y", Route::Page),
+            (Method::POST, "/__clawsec/canvas/x/y", Route::SignIn),
+            (Method::GET, "/__clawsec", Route::Page),
         ];
         for (method, path, expected) in rows {
             assert_eq!(of(&method, path), expected, "{method} {path}");

@@ -19,6 +19,7 @@ use super::link::Link;
 use super::pool::Pool;
 use super::snapshot::Snapshot;
 use super::timed::Timed;
+use super::ui::Seals;
 use crate::policy::{Denial, UnixSeconds};
 
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub(super) struct Gateway {
     pub(super) limits: Limits,
     /// The same numbers for webhooks, counted apart.
     pub(super) webhooks: Limits,
+    /// Of the sign-in page's cookies.
+    pub(super) seals: Seals,
     pub(super) budget: Budget,
     pub(super) connections: Connections,
     /// Requests that may be upstream at once.
@@ -57,6 +60,7 @@ impl Gateway {
             snapshot: ArcSwap::from_pointee(snapshot),
             timed,
             link,
+            seals: Seals::new(),
             budget: Budget::new(),
             connections: Connections::default(),
             forwards: Arc::new(Semaphore::new(MAX_FORWARDS)),

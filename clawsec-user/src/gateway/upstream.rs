@@ -26,6 +26,7 @@ use super::record::Exchange;
 use super::refusal::Refusal;
 use super::shared::{Deadlines, Gateway};
 use super::snapshot::Snapshot;
+use super::ui;
 use crate::causes::chain;
 use crate::config::{Upstream, UpstreamAuth};
 use crate::policy::{self, Permit};
@@ -40,6 +41,8 @@ pub(super) enum Credential {
     Ours,
     /// A webhook sender's own, whatever that is.
     Senders,
+    /// None: for what a browser may read without a key in its headers.
+    Nobodys,
 }
 
 /// Sends a permitted request upstream and streams the answer back.
@@ -210,12 +213,13 @@ fn request_headers(
     let unwanted: Vec<HeaderName> = headers
         .keys()
         .filter(|name| is_not_for_upstream(name.as_str()))
-        .filter(|name| credential == Credential::Ours || *name != AUTHORIZATION)
+        .filter(|name| credential != Credential::Senders || *name != AUTHORIZATION)
         .cloned()
         .collect();
     for name in unwanted {
         headers.remove(name);
     }
+    ui::strip(&mut headers);
     if let Ok(host) = host_header(&snapshot.config.gateway.upstream) {
         headers.insert(HOST, host);
     }

@@ -126,6 +126,12 @@ impl Credentials {
         self.by_digest.values().map(|spec| spec.id.as_str())
     }
 
+    /// The digest of the key of this name, which a sign-in cookie is checked against.
+    pub fn digest_of(&self, id: &str) -> Option<KeyDigest> {
+        let mut specs = self.by_digest.values();
+        specs.find(|spec| spec.id == id).map(|spec| spec.digest)
+    }
+
     /// Finds the principal that a presented key's digest stands for, at `now`.
     pub fn authenticate(&self, digest: KeyDigest, now: UnixSeconds) -> Result<Principal, Denial> {
         let unknown = || Denial::new(Reason::CredentialUnknown, "security.auth");

@@ -271,9 +271,18 @@ impl Policy {
 
     /// Permits a webhook that `rule` lets by: nobody's key, and nothing that policy has a say in.
     pub fn decide_for_webhook(&self, rule: &str) -> Permit {
+        self.decide_for_nobody("webhook", rule)
+    }
+
+    /// The permit for a page that `gateway.ui` opens to everybody. It carries no credential.
+    pub fn decide_for_visitor(&self, rule: &str) -> Permit {
+        self.decide_for_nobody("visitor", rule)
+    }
+
+    fn decide_for_nobody(&self, who: &str, rule: &str) -> Permit {
         Permit {
             facts: RequestFacts::new(Request::Route),
-            principal: "webhook".to_owned(),
+            principal: who.to_owned(),
             rule: rule.to_owned(),
             generation: self.generation,
             sandboxed: false,

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use super::super::model::{
-    GatewayConfig, Listen, Secret, TlsConfig, TlsVersion, Upstream, UpstreamAuth,
+    GatewayConfig, Listen, Secret, TlsConfig, TlsVersion, UiAccess, Upstream, UpstreamAuth,
 };
 use super::super::reader::{Field, Section};
 use super::super::redact::Change;
@@ -12,7 +12,6 @@ use super::network::prefix;
 use crate::policy::UnknownMethods;
 
 pub(super) fn read(section: &mut Section<'_, '_>) -> GatewayConfig {
-    section.at("ui").unavailable();
     let upstream = section
         .at("upstream")
         .parsed(
@@ -66,10 +65,13 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> GatewayConfig {
             ("trustedProxy", UpstreamAuth::TrustedProxy),
         ])
         .unwrap_or_default();
+    let upstream_token = upstream_token(section, upstream_auth);
+    let is_named = upstream_token.is_some() || upstream_auth == UpstreamAuth::TrustedProxy;
     GatewayConfig {
         listen: distinct(section, listen),
         upstream,
-        upstream_token: upstream_token(section, upstream_auth),
+        ui: ui(section, is_named),
+        upstream_token,
         upstream_auth,
         hosts: section.at("hosts").list(host).unwrap_or_default(),
         origins: section.at("origins").list(origin).unwrap_or_default(),
@@ -92,6 +94,21 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> GatewayConfig {
             socket.unwrap_or_else(|| PathBuf::from("/run/clawsec/admin.sock"))
         }),
     }
+}
+
+/// `is_named`: the gateway tells clawsec's requests from a visitor's.
+fn ui(section: &mut Section<'_, '_>, is_named: bool) -> UiAccess {
+    let field = section.at("ui");
+    let ui = field
+        .choice(&[("signin", UiAccess::SignIn), ("open", UiAccess::Open)])
+        .unwrap_or_default();
+    if ui == UiAccess::Open && !is_named {
+        section.at("ui").problem(
+            "\"open\" needs `upstreamToken`: a gateway that asks nobody for a token would answer \
+             visitors whatever they read",
+        );
+    }
+    ui
 }
 
 /// Whether the upstream is this host: its port can then be guarded.
@@ -177,7 +194,7 @@ fn webhook(field: Field<'_, '_>) -> Option<String> {
                 .all(|part| !matches!(part, "" | "." | ".."));
         // What the upstream token opens is not a webhook.
         let first = segments.clone().next().unwrap_or_default();
-        if sound && !matches!(first, "v1" | "tools") {
+        if sound && !matches!(first, "v1" | "tools" | "__clawsec") {
             Ok(text.to_owned())
         } else {
             Err(None)

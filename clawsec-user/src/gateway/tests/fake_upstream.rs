@@ -114,9 +114,13 @@ async fn answer(
         .collect();
     if upgrade::is_upgrade_request(&request) {
         *last_upgrade.lock().unwrap() = headers.into();
+        let is_reload = request.uri().path() == "/__clawdbot/ws";
         let (response, socket) = upgrade::upgrade(&mut request).unwrap();
         tokio::spawn(async move {
-            let socket = FragmentCollector::new(socket.await.unwrap());
+            let mut socket = FragmentCollector::new(socket.await.unwrap());
+            if is_reload {
+                return reload(&mut socket, &frames).await;
+            }
             serve(socket, frames, script).await;
         });
         return Ok(response.map(|_| Full::default()));
@@ -128,6 +132,11 @@ async fn answer(
         return Ok(Response::new(Full::new(
             vec![b'x'; 16 * 1024 * 1024].into(),
         )));
+    }
+    if request.uri().path().ends_with("/x.html") {
+        let page = r#"<script>new WebSocket("wss://" + location.host + "/__clawdbot/ws")</script>"#;
+        let response = Response::builder().header(header::CONTENT_TYPE, "text/html; charset=utf-8");
+        return Ok(response.body(Full::new(page.into())).unwrap());
     }
     let path = request.uri().to_string();
     let method = request.method().to_string();
@@ -151,6 +160,19 @@ async fn send(socket: &mut Socket, frame: &Value) {
         .write_frame(Frame::text(Payload::Owned(text)))
         .await
         .unwrap();
+}
+
+/// The canvas' live reload: its word, and another that nobody knows.
+async fn reload(socket: &mut Socket, frames: &Mutex<Vec<Value>>) {
+    for word in ["secret", "reload"] {
+        let word = Payload::Borrowed(word.as_bytes());
+        socket.write_frame(Frame::text(word)).await.unwrap();
+    }
+    while let Ok(frame) = socket.read_frame().await {
+        if frame.opcode == OpCode::Text {
+            frames.lock().unwrap().push(json!("heard"));
+        }
+    }
 }
 
 /// Challenge, `connect`, hello, then an echo of every request.

@@ -167,6 +167,7 @@ async fn proxied(rig: &Rig, client: [u8; 4], request: &str) -> Option<Answer> {
     Some(Answer {
         status: head.get(9..12)?.parse().ok()?,
         head: head.to_lowercase(),
+        raw_head: head.to_owned(),
         body: body.to_owned(),
     })
 }

@@ -1,6 +1,9 @@
 //! The gateway whole, in process: real sockets on loopback, a fake upstream that speaks the
 //! gateway's protocol, and a fake supervisor at the other end of the socketpair.
 
+mod canvas;
+mod client;
+mod fake_supervisor;
 mod fake_upstream;
 mod http;
 mod http2;
@@ -12,6 +15,7 @@ mod routes;
 mod slow;
 mod timed;
 mod tls;
+mod ui;
 mod websocket;
 
 use std::collections::BTreeMap;
@@ -25,20 +29,18 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use self::fake_supervisor::supervisor_answer;
 use self::fake_upstream::FakeUpstream;
 use super::auth::Presented;
 use super::serve::{self, GatewayError};
 use super::shared::Deadlines;
 use crate::config::{
     AuditConfig, AuditOnFailure, Config, Fsync, GatewayConfig, KernelConfig, OnExit, SandboxConfig,
-    SandboxNetwork, SandboxProvider, TlsConfig, TlsVersion, Upstream, UpstreamAuth, XdpMode,
-    certificate_digest,
+    SandboxNetwork, SandboxProvider, TlsConfig, TlsVersion, UiAccess, Upstream, UpstreamAuth,
+    XdpMode, certificate_digest,
 };
 use crate::event::{Event, EventKind, Outcome};
-use crate::ipc::{
-    self, OwnRole, OwnState, PolicyUpdate, TlsMaterial, ToGateway, ToSupervisor, ToolAnswer,
-    ToolCommand, ToolReply,
-};
+use crate::ipc::{self, OwnRole, OwnState, PolicyUpdate, TlsMaterial, ToGateway, ToSupervisor};
 use crate::policy::{
     AddressPolicy, AddressRule, Credentials, PacketPolicy, People, Policy, PrefixRule,
     PrincipalSpec, RequestLimit, Scope, ToolRules, UnknownMethods, UserId,
@@ -67,6 +69,8 @@ pub(super) struct Rules {
     /// A client certificate's public key that stands for the administrator.
     pub(super) certificate: Option<[u8; 32]>,
     pub(super) observe: bool,
+    /// `gateway.ui: "open"`.
+    pub(super) is_open: bool,
     /// The name of clawsec's node.
     pub(super) node: Option<&'static str>,
 }
@@ -85,6 +89,7 @@ impl Default for Rules {
             vouches: false,
             certificate: None,
             observe: false,
+            is_open: false,
             node: None,
         }
     }
@@ -103,7 +108,7 @@ impl Rules {
                 "port": port, "allowed": self.allowed, "keys": self.keys,
                 "requests": self.requests, "hosts": self.hosts, "tls": self.tls.is_some(),
                 "listen": self.listen, "vouches": self.vouches, "certificate": self.certificate,
-                "observe": self.observe, "node": self.node,
+                "observe": self.observe, "node": self.node, "open": self.is_open,
             })
             .to_string(),
             path: "test".into(),
@@ -189,6 +194,11 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
                 min_version: TlsVersion::Tls12,
                 client_ca: None,
             }),
+            ui: if rules["open"] == true {
+                UiAccess::Open
+            } else {
+                UiAccess::SignIn
+            },
             admin_socket: PathBuf::new(),
         },
         policy: Policy {
@@ -377,24 +387,5 @@ impl Rig {
             "no {action} {outcome:?} {reason} in {:#?}",
             self.events.lock().unwrap()
         );
-    }
-}
-
-/// Runs nothing; a command of `hang` is never answered.
-fn supervisor_answer(command: &ToolCommand) -> Option<ToolAnswer> {
-    let done = |text: String| {
-        Some(ToolAnswer::Done(ToolReply {
-            text,
-            details: json!({"exitCode": 0}),
-        }))
-    };
-    match command {
-        ToolCommand::Exec(exec) if exec.command == "hang" => None,
-        ToolCommand::Exec(exec) if exec.command == "denied" => Some(ToolAnswer::Denied {
-            reason: "tool_denied".into(),
-            message: "no".into(),
-        }),
-        ToolCommand::Exec(exec) => done(format!("ran {}", exec.command)),
-        _ => done("processes".into()),
     }
 }

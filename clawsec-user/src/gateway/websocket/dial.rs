@@ -1,7 +1,7 @@
 //! The upstream's half of the handshake: clawsec's own `connect`, with its own device and token.
 //!
 //! Invariant: nothing of the client reaches the upstream before it answered 101 and `hello-ok`; no
-//! forwarded header of a client's, no `Origin`, no extension is ever offered.
+//! forwarded header of a client's, no `Origin` of a client's, no extension is ever offered.
 
 use std::net::IpAddr;
 
@@ -13,8 +13,8 @@ use fastwebsockets::Role as Side;
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper::header::{
-    CONNECTION, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT,
+    CONNECTION, HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT,
 };
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -57,7 +57,7 @@ pub(super) async fn dial(
     snapshot: &Snapshot,
     connect: &Connect,
     principal: &Principal,
-    source: IpAddr,
+    client: Client,
 ) -> Result<Dialled, Failure> {
     let failed = |detail: &str| {
         Failure::unavailable(&connect.id, Reason::UpstreamUnreachable, detail.to_owned())
@@ -69,7 +69,7 @@ pub(super) async fn dial(
     let device =
         OwnDevice::of_client(seed, connect).ok_or_else(|| failed("the device key is unusable"))?;
     let dialling = async {
-        let socket = open(gateway, snapshot, principal.id(), source)
+        let socket = open(gateway, snapshot, "/", principal.id(), client)
             .await
             .map_err(|why| failed(&why))?;
         let (mut reader, outbox) = frames::split(
@@ -109,12 +109,21 @@ pub(super) async fn dial(
         })
 }
 
-/// Upgrades a connection to the upstream; `who` and `source` are named where it is vouched for.
+/// Who an upstream connection is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Client {
+    pub(super) source: IpAddr,
+    /// It showed an `Origin`, which clawsec has checked against its own `Host`.
+    pub(super) is_page: bool,
+}
+
+/// Upgrades a connection to the upstream, on `path`; `who` and the source are named where it is vouched for.
 pub(super) async fn open(
     gateway: &Gateway,
     snapshot: &Snapshot,
+    path: &str,
     who: &str,
-    source: IpAddr,
+    client: Client,
 ) -> Result<Stream, String> {
     let config = &snapshot.config.gateway;
     let why = |refusal: Refusal| refusal.detail.unwrap_or_default();
@@ -131,7 +140,7 @@ pub(super) async fn open(
         }
     });
     let key = fastwebsockets::handshake::generate_key();
-    let mut request = Request::get("/")
+    let mut request = Request::get(path)
         .header(HOST, host)
         .header(USER_AGENT, concat!("clawsec/", env!("CARGO_PKG_VERSION")))
         .header(UPGRADE, "websocket")
@@ -140,7 +149,19 @@ pub(super) async fn open(
         .header(SEC_WEBSOCKET_KEY, key.as_str())
         .body(Empty::<Bytes>::new())
         .map_err(|error| error.to_string())?;
-    upstream::vouch(request.headers_mut(), config.upstream_auth, who, source);
+    // openclaw takes its Control UI from pages of its own host only; there clawsec stands in.
+    if client.is_page
+        && let Ok(origin) =
+            HeaderValue::from_str(&format!("http://{}", config.upstream.authority()))
+    {
+        request.headers_mut().insert(ORIGIN, origin);
+    }
+    upstream::vouch(
+        request.headers_mut(),
+        config.upstream_auth,
+        who,
+        client.source,
+    );
     let mut response = sender
         .send_request(request)
         .await
@@ -148,12 +169,7 @@ pub(super) async fn open(
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Err(format!("the upstream answered {}", response.status()));
     }
-    let header = |name| {
-        response
-            .headers()
-            .get(name)
-            .map(hyper::header::HeaderValue::as_bytes)
-    };
+    let header = |name| response.headers().get(name).map(HeaderValue::as_bytes);
     if header(SEC_WEBSOCKET_ACCEPT) != Some(accept(&key).as_bytes()) {
         return Err("the upstream's Sec-WebSocket-Accept is wrong".to_owned());
     }

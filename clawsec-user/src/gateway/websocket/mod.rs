@@ -8,17 +8,19 @@ mod dial;
 mod frames;
 mod handshake;
 mod judge;
+mod live_reload;
 pub(super) mod own;
 pub(super) mod probe;
 mod relay;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use fastwebsockets::Role as Side;
 use fastwebsockets::upgrade::{UpgradeFut, upgrade};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Empty};
 use hyper::Response;
-use hyper::header::{HeaderMap, HeaderValue, ORIGIN};
+use hyper::header::{HeaderValue, ORIGIN};
 
 use self::dial::Terms;
 use self::frames::{CloseFrame, Message, Outbox};
@@ -29,9 +31,11 @@ use super::body::{Body, REQUEST_ID};
 use super::connection::Connection;
 use super::http;
 use super::limits::Counted;
+use super::origin;
 use super::record::{Exchange, Note};
 use super::refusal::Refusal;
 use super::shared::{random_id, unix_now_ms};
+use super::ui;
 use crate::event::EventKind;
 use crate::policy::{Denial, Principal, Reason};
 
@@ -53,13 +57,16 @@ pub(super) fn accept(exchange: &mut Exchange, counted: Counted) -> Result<Respon
     exchange.note.action = "upgrade";
     let mut request = counted.request;
     let host = http::host(&request)?;
-    check_origin(
+    if ui::is_live_reload(ui::inner(request.uri().path())) {
+        return live_reload::accept(exchange, request, &host);
+    }
+    origin::check_origin(
         request.headers(),
         &host,
         &exchange.snapshot.config.gateway.origins,
     )?;
     if request.uri().path().starts_with("/__") {
-        // The canvas' live reload speaks another protocol; it is not served yet.
+        // Other protocols than the gateway's own.
         return Err(Refusal::not_found());
     }
     // A key in the headers is judged at once; without one, the `connect` frame has to bring it.
@@ -67,19 +74,28 @@ pub(super) fn accept(exchange: &mut Exchange, counted: Counted) -> Result<Respon
         None => None,
         presented => Some(auth::authenticate(&exchange.snapshot, presented)?),
     };
+    let is_page = request.headers().contains_key(ORIGIN);
     let (response, socket) = upgrade(&mut request).map_err(|error| {
         Refusal::malformed("not a WebSocket upgrade").detailed(error.to_string())
     })?;
     let connection = Arc::clone(&exchange.connection);
-    exchange
-        .gateway()
-        .tasks
-        .spawn(session(connection, socket, early, exchange.id.clone()));
+    exchange.gateway().tasks.spawn(session(
+        connection,
+        socket,
+        early,
+        is_page,
+        exchange.id.clone(),
+    ));
+    Ok(switching(response, &exchange.id))
+}
+
+/// The answer 101, with the request's id.
+fn switching(response: Response<Empty<Bytes>>, id: &str) -> Response<Body> {
     let mut response = response.map(|body| body.map_err(|never| match never {}).boxed_unsync());
-    if let Ok(id) = HeaderValue::from_str(&exchange.id) {
+    if let Ok(id) = HeaderValue::from_str(id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
-    Ok(response)
+    response
 }
 
 /// One WebSocket from its upgrade to its close.
@@ -87,6 +103,7 @@ async fn session(
     connection: Arc<Connection>,
     socket: UpgradeFut,
     early: Option<Principal>,
+    is_page: bool,
     id: String,
 ) {
     let gateway = Arc::clone(&connection.gateway);
@@ -131,14 +148,12 @@ async fn session(
     };
     let dialled = match greeted {
         Ok((connect, principal)) => {
-            let dialled = dial::dial(
-                &gateway,
-                &exchange.snapshot,
-                &connect,
-                &principal,
-                connection.peer.ip,
-            )
-            .await;
+            let client = dial::Client {
+                source: connection.peer.ip,
+                is_page,
+            };
+            let dialled =
+                dial::dial(&gateway, &exchange.snapshot, &connect, &principal, client).await;
             dialled.map(|dialled| (dialled, connect.role, principal))
         }
         Err(failure) => Err(failure),
@@ -164,7 +179,11 @@ async fn session(
         outbox: upstream.outbox,
     };
     let end = relay::relay(&connection, &session, client, upstream).await;
-    let principal = &session.principal;
+    ended(&mut exchange, &session.principal, end);
+}
+
+/// The record of an end.
+fn ended(exchange: &mut Exchange, principal: &Principal, end: End) {
     exchange.note.action = "close";
     exchange.note.detail = None;
     match end {
@@ -177,11 +196,11 @@ async fn session(
             exchange.denied(&Denial::new(Reason::RequestMalformed, "frame"));
         }
         End::Client(close) => {
-            exchange.note.detail = Some(ended("client", close.as_ref()));
+            exchange.note.detail = Some(closed("client", close.as_ref()));
             exchange.allowed(principal.path());
         }
         End::Upstream(close) => {
-            exchange.note.detail = Some(ended("upstream", close.as_ref()));
+            exchange.note.detail = Some(closed("upstream", close.as_ref()));
             exchange.allowed(principal.path());
         }
         End::Dead => {
@@ -195,7 +214,7 @@ async fn session(
     }
 }
 
-fn ended(by: &str, close: Option<&CloseFrame>) -> String {
+fn closed(by: &str, close: Option<&CloseFrame>) -> String {
     match close.and_then(CloseFrame::code) {
         Some(code) => format!("by the {by} with {code}"),
         None => format!("by the {by}"),
@@ -265,61 +284,5 @@ async fn fail<S: tokio::io::AsyncRead + Unpin>(
         .is_err()
     {
         tracing::debug!(source = %exchange.peer().ip, "the client did not close in time");
-    }
-}
-
-/// Refuses upgrades that a page of another site made (CVE-2026-25253 and its kin).
-fn check_origin(headers: &HeaderMap, host: &str, allowed: &[String]) -> Result<(), Refusal> {
-    let mut origins = headers.get_all(ORIGIN).iter();
-    let Some(origin) = origins.next() else {
-        return Ok(());
-    };
-    let denied = || Refusal::from(Denial::new(Reason::OriginNotAllowed, "gateway.origins"));
-    let origin = origin.to_str().map_err(|_not_ascii| denied())?;
-    if origins.next().is_some() {
-        return Err(Refusal::malformed("more than one Origin"));
-    }
-    let origin = origin.to_ascii_lowercase();
-    let same = origin.split_once("://").is_some_and(|(scheme, authority)| {
-        let port = if scheme == "https" { ":443" } else { ":80" };
-        let bare = |text: &str| text.strip_suffix(port).unwrap_or(text).to_owned();
-        matches!(scheme, "https" | "http") && !host.is_empty() && bare(authority) == bare(host)
-    });
-    let listed = allowed
-        .iter()
-        .any(|allowed| allowed.trim_end_matches('/').eq_ignore_ascii_case(&origin));
-    if same || listed {
-        Ok(())
-    } else {
-        Err(denied())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_own_and_listed_origins_may_upgrade() {
-        let rows = [
-            (None, true),
-            (Some("https://a.example:8443"), true),
-            (Some("https://A.example:8443"), true),
-            (Some("https://a.example"), false),
-            (Some("https://a.example:8443.evil.example"), false),
-            (Some("null"), false),
-            (Some("https://evil.example"), false),
-            (Some("https://ui.example"), true),
-            (Some("file://a.example:8443"), false),
-        ];
-        for (origin, accepted) in rows {
-            let mut headers = HeaderMap::new();
-            if let Some(origin) = origin {
-                headers.insert(ORIGIN, HeaderValue::from_static(origin));
-            }
-            let allowed = ["https://ui.example".to_owned()];
-            let checked = check_origin(&headers, "a.example:8443", &allowed);
-            assert_eq!(checked.is_ok(), accepted, "{origin:?}");
-        }
     }
 }

@@ -97,7 +97,10 @@ const CONNECT_ID: &str = "connect";
 /// where it comes from: the dummy address of RFC 7600, since such a gateway takes no loopback
 /// address for a client's.
 const NAME: &str = "clawsec:own";
-const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+const CLIENT: dial::Client = dial::Client {
+    source: IpAddr::V4(Ipv4Addr::new(192, 0, 0, 8)),
+    is_page: false,
+};
 
 /// The id of the device that `open` shows for this identity.
 pub(in crate::gateway) fn device_id(seed: &[u8; 32], identity: &Identity) -> Option<String> {
@@ -119,7 +122,7 @@ pub(in crate::gateway) async fn open(
     let device =
         OwnDevice::of_client(seed, &connect).ok_or_else(|| away("the device key is unusable"))?;
     let opening = async {
-        let socket = dial::open(gateway, snapshot, NAME, IpAddr::V4(NOBODY))
+        let socket = dial::open(gateway, snapshot, "/", NAME, CLIENT)
             .await
             .map_err(|why| NotOpen::Away { why })?;
         let (mut reader, outbox) = frames::split(

@@ -64,12 +64,20 @@ pub(super) async fn relay(
         () = heard.silence(gateway.deadlines.idle, outbox) => End::Dead,
         () = gateway.drain.cancelled() => End::Draining,
     };
-    let (to_client, to_upstream) = farewell(&end);
+    part(&end, &mut client, Some(&upstream.outbox)).await;
+    end
+}
+
+/// Closes both sides.
+pub(super) async fn part(end: &End, client: &mut Side, upstream: Option<&Outbox>) {
+    let (to_client, to_upstream) = farewell(end);
     let closing = async {
         if client.outbox.close(to_client).await.is_err() {
             tracing::debug!("the client is gone");
         }
-        if upstream.outbox.close(to_upstream).await.is_err() {
+        if let Some(upstream) = upstream
+            && upstream.close(to_upstream).await.is_err()
+        {
             tracing::debug!("the upstream is gone");
         }
         if !matches!(end, End::Client(_)) {
@@ -79,7 +87,6 @@ pub(super) async fn relay(
     if tokio::time::timeout(CLOSE_DEADLINE, closing).await.is_err() {
         tracing::debug!("a peer did not close in time");
     }
-    end
 }
 
 /// What the client and the upstream are told at an end.

@@ -98,6 +98,16 @@ fn what_one_section_gets_wrong_is_said_once() {
         ),
         (
             "",
+            r#"gateway: { ui: "closed" }"#,
+            "gateway.ui: found \"closed\", expected one of \"signin\", \"open\"",
+        ),
+        (
+            "",
+            r#"gateway: { ui: "open" }"#,
+            "gateway.ui: \"open\" needs `upstreamToken`: a gateway that asks nobody for a token would answer visitors whatever they read",
+        ),
+        (
+            "",
             r#"gateway: { upstreamAuth: "trustedProxy", upstreamToken: "t" }"#,
             "gateway.upstreamToken: the gateway takes no token with `upstreamAuth: \"trustedProxy\"`",
         ),
