@@ -4,6 +4,7 @@
 mod agents;
 mod clawdbot;
 mod command_line;
+mod control_ui;
 mod gateway;
 mod methods;
 mod nodes;

@@ -152,6 +152,7 @@ fn environment(tier: Tier) -> anyhow::Result<Environment> {
     ensure_user("clawsec", None)?;
     ensure_user("clawsec-sbx", Some("/home/clawsec-sbx"))?;
     if tier == Tier::Peer {
+        need("chromium", "chromium")?;
         environment.push(("CLAWSEC_PEER_DIR", peer::install()?));
     }
     Ok(environment)
