@@ -10,6 +10,7 @@ pub mod ipc;
 pub mod policy;
 
 pub mod config;
+pub mod counterpart;
 
 pub mod audit;
 pub mod capture;

@@ -5,6 +5,7 @@ mod agents;
 mod clawdbot;
 mod command_line;
 mod control_ui;
+mod counterpart;
 mod gateway;
 mod methods;
 mod nodes;

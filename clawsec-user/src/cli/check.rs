@@ -2,27 +2,131 @@
 
 use std::process::ExitCode;
 
-use super::{CommandResult, ConfigArgument, output};
+use serde::Serialize;
+
+use super::check_gateway::{Compared, GatewayFileArguments};
+use super::{CommandResult, ConfigArgument, Failure, output};
 use crate::config::Config;
+use crate::counterpart::Severity;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct CheckArguments {
     #[command(flatten)]
     config: ConfigArgument,
+    #[command(flatten)]
+    gateway: GatewayFileArguments,
+    /// Print one JSON object, shaped as the gateways' own `security audit --json`.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The findings, as the gateways' own audit prints them.
+#[derive(Debug, Serialize)]
+struct Audit {
+    /// Milliseconds since the Unix epoch.
+    ts: i64,
+    summary: Summary,
+    findings: Vec<Finding>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Summary {
+    critical: usize,
+    warn: usize,
+    info: usize,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Finding {
+    check_id: String,
+    severity: &'static str,
+    title: String,
+    detail: String,
+    remediation: String,
 }
 
 /// Exits 0 when there is nothing to say, 1 with warnings, 2 with errors.
 pub(crate) fn check(arguments: &CheckArguments) -> CommandResult {
     let config = arguments.config.read()?;
-    output::print(&describe(&config));
-    for warning in &config.warnings {
-        output::print(&format!("warning  {}: {}\n", warning.path, warning.message));
+    let compared = arguments.gateway.compare(&config)?;
+    if arguments.json {
+        let text = serde_json::to_string(&findings(&config, &compared)).map_err(Failure::other)?;
+        output::print(&(text + "\n"));
+    } else {
+        output::print(&describe(&config));
+        for warning in &config.warnings {
+            output::print(&format!("warning  {}: {}\n", warning.path, warning.message));
+        }
+        output::print(&compared.iter().map(describe_drift).collect::<String>());
     }
-    Ok(if config.warnings.is_empty() {
+    let no_drift = compared.iter().all(|compared| compared.drifts.is_empty());
+    Ok(if config.warnings.is_empty() && no_drift {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(1)
     })
+}
+
+fn findings(config: &Config, compared: &[Compared]) -> Audit {
+    let mut found = Audit {
+        ts: jiff::Timestamp::now().as_millisecond(),
+        summary: Summary::default(),
+        findings: Vec::new(),
+    };
+    for warning in &config.warnings {
+        found.summary.warn += 1;
+        found.findings.push(Finding {
+            check_id: "config.warning".to_owned(),
+            severity: Severity::Warn.as_str(),
+            title: warning.path.clone(),
+            detail: warning.message.clone(),
+            remediation: String::new(),
+        });
+    }
+    for (compared, drift) in compared
+        .iter()
+        .flat_map(|compared| compared.drifts.iter().map(move |drift| (compared, drift)))
+    {
+        match drift.severity {
+            Severity::Critical => found.summary.critical += 1,
+            Severity::Warn => found.summary.warn += 1,
+        }
+        found.findings.push(Finding {
+            check_id: drift.id.clone(),
+            severity: drift.severity.as_str(),
+            title: format!("{}: {}", compared.path.display(), drift.path),
+            detail: drift.detail.clone(),
+            remediation: drift.remediation.clone(),
+        });
+    }
+    found
+}
+
+fn describe_drift(compared: &Compared) -> String {
+    let Compared {
+        path,
+        product,
+        drifts,
+    } = compared;
+    let mut text = match drifts.len() {
+        0 => format!("gateway  {} ({}) matches\n", path.display(), product.name()),
+        many => format!(
+            "gateway  {} ({}): {many} differ\n",
+            path.display(),
+            product.name()
+        ),
+    };
+    for drift in drifts {
+        text.push_str(&format!(
+            "{:8} {}: {}\n         -> {}\n",
+            drift.severity.as_str(),
+            drift.path,
+            drift.detail,
+            drift.remediation
+        ));
+    }
+    text
 }
 
 fn describe(config: &Config) -> String {

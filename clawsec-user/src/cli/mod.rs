@@ -6,11 +6,13 @@
 mod admin;
 mod audit;
 mod check;
+mod check_gateway;
 mod confirm;
 mod explain;
 mod gateway;
 mod key;
 mod output;
+mod render;
 mod replay;
 mod run;
 mod sandbox;
@@ -60,6 +62,8 @@ enum Command {
     /// Make and hash keys.
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// Print the gateway's settings that match this configuration.
+    Render(render::RenderArguments),
     /// Remove the packet filter: its program and its pinned maps.
     Detach(run::DetachArguments),
     /// The gateway process; started by `run`, never by hand.
@@ -82,6 +86,7 @@ pub fn main() -> ExitCode {
         Command::Audit(command) => audit::run(command),
         Command::Sandbox(command) => sandbox::run(command),
         Command::Key(command) => key::run(&command),
+        Command::Render(arguments) => render::render(&arguments),
         Command::Detach(arguments) => run::detach(&arguments),
         Command::Gateway { uid, gid } => gateway::run(uid, gid),
     };

@@ -53,6 +53,8 @@ pub struct GatewayConfig {
     pub listen: Vec<Listen>,
     pub upstream: Upstream,
     pub upstream_token: Option<Secret>,
+    /// The same as the file has it, where it stands there by reference: `${VAR}`.
+    pub upstream_token_reference: Option<String>,
     pub upstream_auth: UpstreamAuth,
     /// Lower case; empty accepts any.
     pub hosts: Vec<String>,

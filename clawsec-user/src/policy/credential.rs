@@ -126,6 +126,11 @@ impl Credentials {
         self.by_digest.values().map(|spec| spec.id.as_str())
     }
 
+    /// Whether some key may name certain agents only.
+    pub fn bind_agents(&self) -> bool {
+        self.by_digest.values().any(|spec| spec.agents.is_some())
+    }
+
     /// The digest of the key of this name, which a sign-in cookie is checked against.
     pub fn digest_of(&self, id: &str) -> Option<KeyDigest> {
         let mut specs = self.by_digest.values();

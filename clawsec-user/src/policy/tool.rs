@@ -53,6 +53,24 @@ impl ToolSelector {
                 .any(|&reading| self.group(reading).is_some())
     }
 
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The words that mean the same to one gateway: a group that only the other one has is its
+    /// members.
+    pub fn spelled_for(&self, reading: Reading) -> Vec<String> {
+        if !self.0.starts_with("group:") || reading.group(&self.0).is_some() {
+            return vec![self.0.clone()];
+        }
+        if self.group(reading).is_some() {
+            return vec![reading.native_group().to_owned()];
+        }
+        let elsewhere = Reading::BOTH.iter().find_map(|&other| self.group(other));
+        let members = elsewhere.unwrap_or_default().iter();
+        members.map(|name| (*name).to_owned()).collect()
+    }
+
     fn group(&self, reading: Reading) -> Option<&'static [&'static str]> {
         // The product's own group has the product's name, and meant the same under each of them.
         let name = match (reading, self.0.as_str()) {
@@ -184,6 +202,19 @@ impl ToolRules {
         Reading::BOTH.iter().any(|&reading| {
             matching(&self.allow, reading, reading.canonical(tool.as_str())).is_some()
         })
+    }
+
+    /// The profile's name; `None` is `full`.
+    pub fn profile(&self) -> Option<&str> {
+        self.profile.as_ref().map(|(name, _)| name.as_str())
+    }
+
+    pub fn allowed(&self) -> impl Iterator<Item = &ToolSelector> {
+        self.allow.iter().map(|(selector, _)| selector)
+    }
+
+    pub fn denied(&self) -> impl Iterator<Item = &ToolSelector> {
+        self.deny.iter().map(|(selector, _)| selector)
     }
 
     pub fn selectors(&self) -> impl Iterator<Item = (&ToolSelector, &str)> {

@@ -31,6 +31,27 @@ impl Reading {
         self.is_native(self.canonical(tool.as_str()))
     }
 
+    /// Every tool that this gateway brings itself.
+    pub fn tools(self) -> impl Iterator<Item = &'static str> {
+        let (groups, more) = match self {
+            Self::V3 => (GROUPS_V3, UNGROUPED_V3),
+            Self::V4 => (GROUPS_V4, &[][..]),
+        };
+        groups
+            .iter()
+            .flat_map(|(_, members)| *members)
+            .chain(more)
+            .copied()
+    }
+
+    /// The group of all its own tools.
+    pub(super) fn native_group(self) -> &'static str {
+        match self {
+            Self::V3 => "group:clawdbot",
+            Self::V4 => "group:openclaw",
+        }
+    }
+
     pub(super) fn group(self, name: &str) -> Option<&'static [&'static str]> {
         let groups = match self {
             Self::V3 => GROUPS_V3,

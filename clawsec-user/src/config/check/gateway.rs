@@ -65,6 +65,7 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> GatewayConfig {
             ("trustedProxy", UpstreamAuth::TrustedProxy),
         ])
         .unwrap_or_default();
+    let reference = section.at("upstreamToken").written().map(str::to_owned);
     let upstream_token = upstream_token(section, upstream_auth);
     let is_named = upstream_token.is_some() || upstream_auth == UpstreamAuth::TrustedProxy;
     GatewayConfig {
@@ -72,6 +73,7 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> GatewayConfig {
         upstream,
         ui: ui(section, is_named),
         upstream_token,
+        upstream_token_reference: reference,
         upstream_auth,
         hosts: section.at("hosts").list(host).unwrap_or_default(),
         origins: section.at("origins").list(origin).unwrap_or_default(),

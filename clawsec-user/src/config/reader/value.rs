@@ -164,6 +164,11 @@ impl<'r, 't> Field<'r, 't> {
         }
     }
 
+    /// A text as the file has it, where substitution changed it.
+    pub(in crate::config) fn written(&self) -> Option<&'t str> {
+        self.text_node()?.written.as_deref()
+    }
+
     /// A text that no message shows, and the place to say more about it.
     pub(in crate::config) fn secret(self, expected: &str) -> Option<(&'t str, Place<'r>)> {
         let Some(text) = self.text_node().filter(|text| !text.value.is_empty()) else {

@@ -179,6 +179,7 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
                 port: u16::try_from(rules["port"].as_u64().unwrap_or(0)).unwrap_or(0),
             },
             upstream_token: None,
+            upstream_token_reference: None,
             upstream_auth: match rules["vouches"].as_bool() {
                 Some(true) => UpstreamAuth::TrustedProxy,
                 _ => UpstreamAuth::Token,

@@ -1,0 +1,92 @@
+//! The gateway's own file beside clawsec's: where it is, and how the two differ.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use super::Failure;
+use super::render::ProductArgument;
+use crate::config::{Config, FileTrust, ProcessSources, Sources as _};
+use crate::counterpart::{self, Drift, Product};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct GatewayFileArguments {
+    /// The gateway's own configuration, to compare with [default: where the products have it, if
+    /// it can be read]
+    #[arg(long, value_name = "FILE")]
+    gateway_file: Option<PathBuf>,
+    /// Whose file it is [default: by its name]
+    #[arg(long, value_enum, requires = "gateway_file")]
+    product: Option<ProductArgument>,
+}
+
+/// One file that was compared.
+#[derive(Debug)]
+pub(crate) struct Compared {
+    pub(crate) path: PathBuf,
+    pub(crate) product: Product,
+    pub(crate) drifts: Vec<Drift>,
+}
+
+impl GatewayFileArguments {
+    /// Compares the file that was named, or each that is found.
+    pub(crate) fn compare(&self, config: &Config) -> Result<Vec<Compared>, Failure> {
+        let Some(path) = &self.gateway_file else {
+            let found = places().into_iter();
+            return found
+                .filter_map(|(product, path)| {
+                    Some((product, fs::read_to_string(&path).ok()?, path))
+                })
+                .map(|(product, text, path)| compare(config, product, &text, &path))
+                .collect();
+        };
+        let product = self
+            .product
+            .map(Product::from)
+            .or_else(|| Product::of_file(path));
+        let product = product.ok_or_else(|| {
+            let name = path.display();
+            Failure::usage(anyhow::anyhow!(
+                "{name}: whose file is it? Say --product openclaw or --product clawdbot"
+            ))
+        })?;
+        let text = fs::read_to_string(path)
+            .with_context(|| format!("read {}", path.display()))
+            .map_err(Failure::usage)?;
+        Ok(vec![compare(config, product, &text, path)?])
+    }
+}
+
+fn compare(
+    config: &Config,
+    product: Product,
+    text: &str,
+    path: &Path,
+) -> Result<Compared, Failure> {
+    let document = counterpart::read(text).map_err(|why| {
+        Failure::usage(
+            anyhow::Error::from(io::Error::other(why)).context(format!("read {}", path.display())),
+        )
+    })?;
+    let drifts = counterpart::drift(product, config, &document).map_err(Failure::usage)?;
+    Ok(Compared {
+        path: path.to_owned(),
+        product,
+        drifts,
+    })
+}
+
+/// Where the products have their files for the one who runs this.
+fn places() -> Vec<(Product, PathBuf)> {
+    let home = ProcessSources::new(FileTrust::Read).home();
+    let place = |product: Product| {
+        let named = std::env::var_os(product.path_variable()).filter(|path| !path.is_empty());
+        let path = named
+            .map(PathBuf::from)
+            .or_else(|| Some(product.file(home.as_deref()?)));
+        Some((product, path?))
+    };
+    Product::BOTH.into_iter().filter_map(place).collect()
+}
