@@ -10,6 +10,7 @@ mod judge;
 mod kept;
 mod lifecycle;
 mod oracle;
+mod providers;
 mod reload;
 mod reloads;
 mod sandbox;

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::check_gateway::{Compared, GatewayFileArguments};
 use super::{CommandResult, ConfigArgument, Failure, output};
-use crate::config::Config;
+use crate::config::{Config, Warning};
 use crate::counterpart::Severity;
 
 #[derive(Debug, clap::Args)]
@@ -50,31 +50,37 @@ struct Finding {
 pub(crate) fn check(arguments: &CheckArguments) -> CommandResult {
     let config = arguments.config.read()?;
     let compared = arguments.gateway.compare(&config)?;
+    let broken = super::sandbox::problem(&config.sandbox)?;
+    let broken = broken.map(|problem| Warning {
+        path: "security.sandbox".to_owned(),
+        message: format!("tools would be denied: {problem}"),
+    });
+    let warnings: Vec<&Warning> = config.warnings.iter().chain(&broken).collect();
     if arguments.json {
-        let text = serde_json::to_string(&findings(&config, &compared)).map_err(Failure::other)?;
+        let text = serde_json::to_string(&findings(&warnings, &compared)).map_err(Failure::other)?;
         output::print(&(text + "\n"));
     } else {
         output::print(&describe(&config));
-        for warning in &config.warnings {
+        for warning in &warnings {
             output::print(&format!("warning  {}: {}\n", warning.path, warning.message));
         }
         output::print(&compared.iter().map(describe_drift).collect::<String>());
     }
     let no_drift = compared.iter().all(|compared| compared.drifts.is_empty());
-    Ok(if config.warnings.is_empty() && no_drift {
+    Ok(if warnings.is_empty() && no_drift {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(1)
     })
 }
 
-fn findings(config: &Config, compared: &[Compared]) -> Audit {
+fn findings(warnings: &[&Warning], compared: &[Compared]) -> Audit {
     let mut found = Audit {
         ts: jiff::Timestamp::now().as_millisecond(),
         summary: Summary::default(),
         findings: Vec::new(),
     };
-    for warning in &config.warnings {
+    for warning in warnings {
         found.summary.warn += 1;
         found.findings.push(Finding {
             check_id: "config.warning".to_owned(),

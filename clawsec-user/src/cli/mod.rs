@@ -8,6 +8,7 @@ mod audit;
 mod check;
 mod check_gateway;
 mod confirm;
+mod contain;
 mod explain;
 mod gateway;
 mod key;
@@ -69,6 +70,9 @@ enum Command {
     /// The gateway process; started by `run`, never by hand.
     #[command(hide = true)]
     Gateway { uid: u32, gid: u32 },
+    /// The launcher of a native sandbox; started for each execution, never by hand.
+    #[command(hide = true)]
+    Contain(contain::ContainArguments),
 }
 
 /// Parses the arguments, runs the command, prints its error.
@@ -89,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Render(arguments) => render::render(&arguments),
         Command::Detach(arguments) => run::detach(&arguments),
         Command::Gateway { uid, gid } => gateway::run(uid, gid),
+        Command::Contain(arguments) => Ok(contain::run(arguments)),
     };
     result.unwrap_or_else(|failure| {
         output::error(&failure.error);

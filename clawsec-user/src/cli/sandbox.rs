@@ -61,10 +61,7 @@ pub(crate) struct ImageArgs {
 
 /// Runs the command; its exit code becomes ours.
 pub(crate) fn run(command: SandboxCommand) -> CommandResult {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::other)?;
+    let runtime = runtime()?;
     let code = match command {
         SandboxCommand::Exec(args) => {
             let config = args.config.read()?;
@@ -76,6 +73,23 @@ pub(crate) fn run(command: SandboxCommand) -> CommandResult {
         }
     };
     Ok(code.into())
+}
+
+/// Why sandboxed tools would be denied, found out by opening the provider as the daemon does. Who
+/// is not root cannot try.
+pub(crate) fn problem(config: &SandboxConfig) -> Result<Option<String>, Failure> {
+    if !config.enabled || !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let opened = runtime()?.block_on(Sandbox::open(config, INSTANCE));
+    Ok(opened.err().map(|error| chain(&error)))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::other)
 }
 
 /// The image can be made before there is a configuration.

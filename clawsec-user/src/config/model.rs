@@ -196,23 +196,30 @@ pub struct SandboxConfig {
     pub output_bytes: usize,
     /// Executions at once, over all agents.
     pub concurrency: usize,
-    /// The ordinary user that firejail and none run as.
+    /// The ordinary user that firejail, native and none run as.
     pub user: String,
+    /// The program that builds a native sandbox: clawsec itself.
+    pub launcher: PathBuf,
     pub docker_socket: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SandboxProvider {
+    /// What is installed: docker, else firejail, else native.
+    Auto,
     Docker,
     Firejail,
+    Native,
     None,
 }
 
 impl SandboxProvider {
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Auto => "auto",
             Self::Docker => "docker",
             Self::Firejail => "firejail",
+            Self::Native => "native",
             Self::None => "none",
         }
     }

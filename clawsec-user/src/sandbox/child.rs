@@ -2,7 +2,7 @@
 //!
 //! The only `unsafe` of the sandbox is here: `pre_exec`, since a child must enter its cgroup and
 //! drop root between fork and exec, in that order. Invariant: what is executed runs as the tool
-//! user with no group of root's, in its own session, with no descriptor but 0, 1 and 2.
+//! user with no group of root's (but for clawsec's own launcher, which does so itself), in its own session, with no descriptor but 0, 1 and 2.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -30,6 +30,9 @@ pub(super) struct Containment {
 
 /// What the child keeps beside its user.
 pub(super) enum Rights {
+    /// clawsec itself, which builds the native sandbox around it as root and then drops everything
+    /// (`contain`); these descriptors stay open in it.
+    Launcher { keep: Vec<OwnedFd> },
     /// firejail is setuid root: it cannot start under NoNewPrivs, and makes its own namespaces.
     Setuid,
     /// NoNewPrivs, these filters, and network and IPC namespaces of its own, the former empty.
@@ -85,6 +88,13 @@ impl Containment {
             setrlimit(resource, limit)?;
         }
         hide_descriptors()?;
+        if let Rights::Launcher { keep } = &self.rights {
+            for descriptor in keep {
+                rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::empty())?;
+            }
+            chdir(c"/")?;
+            return Ok(());
+        }
         let uid = rustix::fs::Uid::from_raw(self.user.uid.as_raw());
         let gid = rustix::fs::Gid::from_raw(self.user.gid.as_raw());
         // Raw system calls for this thread: the child has no other.

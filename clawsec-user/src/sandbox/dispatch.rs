@@ -13,19 +13,14 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::bare::Bare;
 use super::capture::Output;
-use super::cgroup::{Cgroups, Limits};
-use super::docker::DockerProvider;
-use super::docker_spec::Template;
-use super::firejail::Firejail;
-use super::host_process::{Ended, Host};
+use super::cgroup::Cgroups;
 use super::job::is_id;
 use super::owner::Owner;
+use super::provider::Provider;
 use super::scratch::{self, Scratches};
-use super::user::ToolUser;
 use super::{Execution, Job, SandboxError};
-use crate::config::{SandboxConfig, SandboxNetwork, SandboxProvider};
+use crate::config::{SandboxConfig, SandboxProvider};
 use crate::policy::{Permit, Request};
 
 /// The configured provider, open and checked. Clones share everything.
@@ -61,13 +56,6 @@ struct Inner {
     closing: CancellationToken,
 }
 
-#[derive(Debug)]
-enum Provider {
-    Docker(DockerProvider),
-    Firejail(Firejail),
-    Bare(Bare),
-}
-
 impl Sandbox {
     /// Opens the configured provider after checking that it can really contain a tool.
     ///
@@ -83,12 +71,13 @@ impl Sandbox {
                 problem: "is not 1 to 64 of [A-Za-z0-9_-]",
             });
         }
+        let owner = Owner::current()?;
         let concurrency = config.concurrency.clamp(1, Semaphore::MAX_PERMITS);
         Ok(Self {
             inner: Arc::new(Inner {
-                provider: open_provider(config, instance).await?,
+                provider: Provider::open(config, instance, &owner).await?,
                 instance: instance.to_owned(),
-                owner: Owner::current()?,
+                owner,
                 timeout: config.timeout,
                 output_bytes: config.output_bytes,
                 concurrency,
@@ -138,7 +127,7 @@ impl Sandbox {
             let result = inner.execute(&job, &stop, &output).await;
             // The container is removed after the answer: nobody needs to wait for that.
             drop(reply.send(result));
-            inner.clean(&job.id).await;
+            inner.provider.clean(&job.id).await;
             drop((live, slot));
         });
         let result = answer.await.unwrap_or(Err(SandboxError::TaskLost));
@@ -151,10 +140,7 @@ impl Sandbox {
     pub async fn remove_orphans(&self) -> Result<usize, SandboxError> {
         let inner = &self.inner;
         let is_live = |id: &str| inner.live().contains(id);
-        let mut removed = match &inner.provider {
-            Provider::Docker(docker) => docker.remove_orphans(&inner.owner, is_live).await?,
-            Provider::Firejail(_) | Provider::Bare(_) => 0,
-        };
+        let mut removed = inner.provider.remove_orphans(&inner.owner, is_live).await?;
         // Whatever the provider is now: it may have been another before the restart.
         if let Ok(cgroups) = Cgroups::open(&inner.instance) {
             for leaf in cgroups.orphans(&inner.owner, is_live) {
@@ -170,10 +156,14 @@ impl Sandbox {
     }
 
     pub fn provider(&self) -> SandboxProvider {
-        match &self.inner.provider {
-            Provider::Docker(_) => SandboxProvider::Docker,
-            Provider::Firejail(_) => SandboxProvider::Firejail,
-            Provider::Bare(_) => SandboxProvider::None,
+        self.inner.provider.kind()
+    }
+
+    /// For a person: the provider, and what it is worth where that is little.
+    pub fn in_words(&self) -> String {
+        match self.provider() {
+            SandboxProvider::None => "none: NOTHING IS CONTAINED, tools run on this host".into(),
+            provider => provider.as_str().to_owned(),
         }
     }
 
@@ -185,20 +175,7 @@ impl Sandbox {
     /// Asks the provider whether it still works.
     pub async fn health(&self) -> Result<Health, SandboxError> {
         let inner = &self.inner;
-        let detail = match &inner.provider {
-            Provider::Docker(docker) => {
-                docker.check().await?;
-                format!("docker API {}, image {}", docker.api, docker.image)
-            }
-            Provider::Firejail(firejail) => {
-                let user = ToolUser::find(&firejail.host.user.name)?;
-                format!("firejail {}, user {}", firejail.version, user.name)
-            }
-            Provider::Bare(bare) => {
-                let user = ToolUser::find(&bare.host.user.name)?;
-                format!("no containment but the user {}", user.name)
-            }
-        };
+        let detail = inner.provider.health().await?;
         Ok(Health {
             provider: self.provider(),
             detail,
@@ -273,97 +250,9 @@ impl Inner {
         })
     }
 
-    /// The host's providers remove what they made before they answer.
-    async fn clean(&self, id: &str) {
-        let Provider::Docker(docker) = &self.provider else {
-            return;
-        };
-        for attempt in 1..=3 {
-            match docker.clean(id).await {
-                Ok(()) => return,
-                Err(error) => {
-                    tracing::warn!(
-                        execution = id,
-                        attempt,
-                        error = &error as &dyn std::error::Error,
-                        "a container is not removed yet"
-                    );
-                    tokio::time::sleep(Duration::from_millis(200) * attempt).await;
-                }
-            }
-        }
-    }
-
     fn live(&self) -> MutexGuard<'_, HashSet<String>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl Provider {
-    async fn run(
-        &self,
-        owner: &Owner,
-        job: &Job,
-        cancel: &CancellationToken,
-        output: &Output,
-    ) -> Result<Ended, SandboxError> {
-        match self {
-            Self::Docker(docker) => docker.run(owner, job, cancel, output).await,
-            Self::Firejail(firejail) => firejail.run(owner, job, cancel, output).await,
-            Self::Bare(bare) => bare.run(owner, job, cancel, output).await,
-        }
-    }
-}
-
-async fn open_provider(config: &SandboxConfig, instance: &str) -> Result<Provider, SandboxError> {
-    let limits = Limits {
-        memory_bytes: config.memory_bytes,
-        pids: config.pids,
-        cpu_millis: config.cpu_millis,
-    };
-    // The kernel counts by user over all executions at once: room for every slot, and for a
-    // second instance beside the daemon.
-    let executions = u64::try_from(config.concurrency).unwrap_or(u64::MAX);
-    let user_processes = u64::from(config.pids).saturating_mul(executions.saturating_add(8));
-    let named = match &config.network {
-        SandboxNetwork::None => None,
-        SandboxNetwork::Named(name) => Some(name.as_str()),
-    };
-    if let (Some(name), SandboxProvider::Firejail | SandboxProvider::None) =
-        (named, config.provider)
-    {
-        return Err(SandboxError::Unsupported {
-            provider: "firejail or none",
-            key: "network",
-            problem: format!("only docker can join {name:?}"),
-        });
-    }
-    let host = || {
-        Ok::<_, SandboxError>(Host {
-            user: ToolUser::find(&config.user)?,
-            cgroups: Cgroups::open(instance)?,
-            limits,
-            user_processes,
-        })
-    };
-    Ok(match config.provider {
-        SandboxProvider::Docker => {
-            let image = config.image.as_deref().unwrap_or_default();
-            let template = |id| Template::new(instance, id, limits, user_processes, named);
-            Provider::Docker(DockerProvider::open(&config.docker_socket, image, template).await?)
-        }
-        SandboxProvider::Firejail => {
-            Provider::Firejail(Firejail::open(host()?, Scratches::open(instance)?).await?)
-        }
-        SandboxProvider::None => {
-            let bare = Bare {
-                host: host()?,
-                scratches: Scratches::open(instance)?,
-            };
-            bare.warn();
-            Provider::Bare(bare)
-        }
-    })
 }
 
 /// A permit is for one tool call of one agent: it cannot carry another's job.

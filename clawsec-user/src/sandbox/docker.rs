@@ -42,11 +42,8 @@ pub(super) async fn connect(socket: &Path) -> Result<Docker, SandboxError> {
         bollard::API_DEFAULT_VERSION,
     )
     .map(|client| client.with_timeout(ANSWER))
-    .map_err(SandboxError::docker("connect to its socket"))?;
-    let client = client
-        .negotiate_version()
-        .await
-        .map_err(SandboxError::docker("ask for its version"))?;
+    .map_err(silent(socket))?;
+    let client = client.negotiate_version().await.map_err(silent(socket))?;
     let version = client.client_version();
     if (version.major_version, version.minor_version) < OLDEST_API {
         return Err(SandboxError::DockerTooOld {
@@ -256,6 +253,13 @@ impl DockerProvider {
 
     fn container_name(&self, id: &str) -> String {
         format!("clawsec-{}-{id}", self.template.instance)
+    }
+}
+
+fn silent(socket: &Path) -> impl FnOnce(DockerError) -> SandboxError {
+    move |source| SandboxError::DockerSilent {
+        socket: socket.to_owned(),
+        source,
     }
 }
 

@@ -41,6 +41,8 @@ pub enum SandboxError {
     NotRoot,
     #[error("the user {name:?} cannot run tools: {problem}")]
     User { name: String, problem: String },
+    #[error("the native provider does not work on this host: {0}")]
+    Native(String),
     #[error("firejail is not usable: {0}")]
     Firejail(String),
     #[error("no usable cgroup for memory and process limits: {0}")]
@@ -50,6 +52,15 @@ pub enum SandboxError {
          build the default with `clawsec sandbox image --name {image}`, or load your own"
     )]
     ImageMissing { image: String },
+    #[error(
+        "no docker or podman daemon answers at {socket}: start it, correct \
+         security.sandbox.dockerSocket, or choose the provider \"native\""
+    )]
+    DockerSilent {
+        socket: PathBuf,
+        #[source]
+        source: bollard::errors::Error,
+    },
     #[error("docker speaks API {found}; at least {needed} is needed")]
     DockerTooOld { found: String, needed: &'static str },
 
@@ -86,6 +97,8 @@ pub enum SandboxError {
     },
     #[error("build the system call filter")]
     Filter(#[source] seccompiler::BackendError),
+    #[error("build the system call allow list")]
+    Profile(#[source] seccompiler::Error),
     #[error("the task that ran the execution ended early")]
     TaskLost,
 }

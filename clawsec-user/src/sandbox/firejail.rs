@@ -137,13 +137,14 @@ impl Firejail {
 
 /// Only where root alone can put a program: firejail is setuid, and its path decides what runs.
 fn find_program() -> Result<PathBuf, SandboxError> {
-    ["/usr/bin/firejail", "/usr/local/bin/firejail"]
-        .into_iter()
-        .map(PathBuf::from)
-        .find(|path| path.is_file())
-        .ok_or_else(|| {
-            SandboxError::Firejail("it is not installed; `apt-get install firejail`".into())
-        })
+    let mut programs = PROGRAMS.iter().map(PathBuf::from);
+    programs.find(|path| path.is_file()).ok_or_else(|| {
+        SandboxError::Firejail("it is not installed; `apt-get install firejail`".into())
+    })
+}
+
+pub(super) fn is_installed() -> bool {
+    PROGRAMS.iter().any(|path| Path::new(path).is_file())
 }
 
 async fn version(program: &Path) -> Result<String, SandboxError> {
@@ -207,6 +208,7 @@ const FIXED: &[&str] = &[
     "--deterministic-exit-code",
     "--deterministic-shutdown",
 ];
+const PROGRAMS: &[&str] = &["/usr/bin/firejail", "/usr/local/bin/firejail"];
 const QUERY: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

@@ -83,6 +83,8 @@ impl Host {
         let Ok(workdir) = CString::new(launch.workdir.as_os_str().as_encoded_bytes()) else {
             return Err(invalid_workdir);
         };
+        // A launcher of ours that does not start is no failure of the tool's.
+        let is_tool = !matches!(launch.rights, Rights::Launcher { .. });
         let containment = Containment {
             user: self.user.clone(),
             cgroup: leaf.entrances()?,
@@ -97,9 +99,11 @@ impl Host {
                 return match error.kind() {
                     io::ErrorKind::NotADirectory => Err(invalid_workdir),
                     // As a shell would say it: the tool's failure, not the sandbox's.
-                    io::ErrorKind::NotFound => Ok(not_executable(output, &program, &error, 127)),
-                    _ if error.raw_os_error() == Some(libc::EACCES)
-                        || error.raw_os_error() == Some(libc::ENOEXEC) =>
+                    io::ErrorKind::NotFound if is_tool => {
+                        Ok(not_executable(output, &program, &error, 127))
+                    }
+                    _ if is_tool
+                        && matches!(error.raw_os_error(), Some(libc::EACCES | libc::ENOEXEC)) =>
                     {
                         Ok(not_executable(output, &program, &error, 126))
                     }

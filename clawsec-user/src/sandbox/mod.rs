@@ -1,16 +1,17 @@
-//! Tools run here, contained: docker, firejail, or a bare ordinary user.
+//! Tools run here, contained: docker, firejail, native, or a bare ordinary user.
 //!
 //! `Sandbox::run` consumes a `Permit`, so nothing runs that policy did not let through. It lives
 //! in the supervisor (root). Invariant: no shell of ours ever sees a tool's command, and no
-//! `unsafe` stands outside `child.rs`.
+//! `unsafe` stands outside `child.rs`, `contain.rs` and `contain_root.rs`.
 //!
 //! Reading order: `job` (what to run and what came of it), `dispatch` (slots, queue, one execution
-//! from start to removal), the providers `docker`, `firejail`, `bare`, and what they share.
+//! from start to removal), `provider`, then `docker`, `firejail`, `native`, `bare`, and what they share.
 
 mod capture;
 mod dispatch;
 mod error;
 mod job;
+mod provider;
 
 mod docker;
 mod docker_spec;
@@ -19,6 +20,10 @@ mod seccomp;
 
 mod bare;
 mod firejail;
+
+mod contain;
+mod contain_root;
+mod native;
 
 mod cgroup;
 mod child;
@@ -32,6 +37,7 @@ mod registry;
 pub use tokio_util::sync::CancellationToken;
 
 pub use capture::{Captured, Output};
+pub use contain::{Containment, contain};
 pub use dispatch::{Health, Sandbox};
 pub use error::SandboxError;
 pub use image::build as build_image;

@@ -32,6 +32,10 @@ impl Scratches {
         Ok(Self { base })
     }
 
+    pub(super) fn base(&self) -> &Path {
+        &self.base
+    }
+
     pub(super) fn make(
         &self,
         owner: &Owner,

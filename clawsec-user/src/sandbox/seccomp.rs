@@ -1,7 +1,7 @@
 //! Which system calls a tool may make.
 //!
-//! Docker gets an allow list of ours: the default of Docker 20.10 lets io_uring and AF_VSOCK
-//! through, and ptrace on newer kernels. firejail and the bare provider get a deny list on top of
+//! Docker and native get an allow list of ours: the default of Docker 20.10 lets io_uring and
+//! AF_VSOCK through, and ptrace on newer kernels. firejail and the bare provider get a deny list on top of
 //! what they have. Invariant: only the native architecture is let in, since a 32-bit call would
 //! pass `socket` rules by way of `socketcall`.
 
@@ -34,8 +34,8 @@ pub(super) fn docker_profile() -> String {
         .push(json!({ "names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": libc::ENOSYS }));
     // Plain Linux, 32-bit addresses, and the question for the current value; not the ones that
     // switch off address randomisation or make every mapping executable.
-    for persona in [0_u64, 0x8, 0xffff_ffff] {
-        rules.push(allow_if("personality", 0, persona, "SCMP_CMP_EQ"));
+    for persona in PERSONAS {
+        rules.push(allow_if("personality", 0, *persona, "SCMP_CMP_EQ"));
     }
     let profile = json!({
         "defaultAction": "SCMP_ACT_ERRNO",
@@ -44,6 +44,44 @@ pub(super) fn docker_profile() -> String {
         "syscalls": rules,
     });
     profile.to_string()
+}
+
+/// The allow list of `docker_profile` as programs for `native`, all to be applied.
+pub(super) fn allow_filters() -> Result<Vec<BpfProgram>, SandboxError> {
+    let clone3 = BTreeMap::from([(libc::SYS_clone3, vec![])]);
+    let mut rules: Vec<Value> = ALLOWED
+        .iter()
+        // As runc does: a name that this architecture does not have is left out.
+        .filter(|name| compile_json(&[json!({ "syscall": name })]).is_ok())
+        .map(|name| json!({ "syscall": name }))
+        .collect();
+    // The program before it has answered clone3 already; the stricter answer counts.
+    rules.push(json!({ "syscall": "clone3" }));
+    let when = |name: &str, kind: &str, op: Value, value: u64| {
+        let argument = json!({ "index": 0, "type": kind, "op": op, "val": value });
+        json!({ "syscall": name, "args": [argument] })
+    };
+    for family in SOCKET_FAMILIES {
+        rules.push(when("socket", "dword", json!("eq"), *family));
+    }
+    for persona in PERSONAS {
+        rules.push(when("personality", "dword", json!("eq"), *persona));
+    }
+    let masked = json!({ "masked_eq": NAMESPACE_FLAGS });
+    rules.push(when("clone", "qword", masked, 0));
+    Ok(vec![compile(clone3, libc::ENOSYS)?, compile_json(&rules)?])
+}
+
+/// What `rules` do not name fails with EPERM.
+fn compile_json(rules: &[Value]) -> Result<BpfProgram, SandboxError> {
+    let filter = json!({ "main": {
+        "mismatch_action": { "errno": libc::EPERM },
+        "match_action": "allow",
+        "filter": rules,
+    }});
+    seccompiler::compile_from_json(filter.to_string().as_bytes(), TARGET)
+        .map(|mut programs| programs.remove("main").unwrap_or_default())
+        .map_err(SandboxError::Profile)
 }
 
 /// The deny list as programs for `none`, all to be applied: everything else stays allowed there.
@@ -115,6 +153,8 @@ const SOCKET_FAMILIES: &[u64] = &[
     libc::AF_INET6.unsigned_abs() as u64,
     libc::AF_NETLINK.unsigned_abs() as u64,
 ];
+
+const PERSONAS: &[u64] = &[0, 0x8, 0xffff_ffff];
 
 /// CLONE_NEW{CGROUP,UTS,IPC,USER,PID,NET,NS}. CLONE_NEWTIME shares its bit with the exit signal
 /// and is only for unshare and clone3, which are denied whole.
@@ -286,5 +326,20 @@ mod tests {
                 .iter()
                 .all(|program| !program.is_empty())
         );
+    }
+
+    #[test]
+    fn the_allow_list_compiles_with_all_that_programs_need() {
+        let programs = allow_filters().unwrap();
+        // Each name is two instructions at least; the kernel takes 4096.
+        let length = programs[1].len();
+        assert!(length > 2 * 250 && length < 4096, "{length}");
+        for name in ["read", "execve", "openat", "clone", "futex"] {
+            assert!(
+                compile_json(&[json!({ "syscall": name })]).is_ok(),
+                "{name}"
+            );
+        }
+        assert!(compile_json(&[json!({ "syscall": "no_such_call" })]).is_err());
     }
 }

@@ -18,6 +18,36 @@ pub(super) struct ToolUser {
 }
 
 impl ToolUser {
+    /// For `native`, which needs no home. Where the operator has not made the account of the
+    /// default name, it is 65534 by number, as under docker: nothing has to be set up.
+    pub(super) fn find_for_native(name: &str) -> Result<Self, SandboxError> {
+        let refuse = |problem: String| SandboxError::User {
+            name: name.to_owned(),
+            problem,
+        };
+        if !Uid::effective().is_root() {
+            return Err(SandboxError::NotRoot);
+        }
+        match User::from_name(name).map_err(|error| refuse(error.to_string()))? {
+            Some(user) if user.uid.is_root() || user.gid.as_raw() == 0 => {
+                Err(refuse("it is root or in root's group".into()))
+            }
+            Some(user) => Ok(Self {
+                name: user.name,
+                uid: user.uid,
+                gid: user.gid,
+                home: user.dir,
+            }),
+            None if name == DEFAULT_USER => Ok(Self {
+                name: "65534".into(),
+                uid: Uid::from_raw(NOBODY),
+                gid: Gid::from_raw(NOBODY),
+                home: PathBuf::from("/"),
+            }),
+            None => Err(refuse("it does not exist".into())),
+        }
+    }
+
     /// Looks the user up, and refuses one that would give a tool rights or somebody else's files.
     pub(super) fn find(name: &str) -> Result<Self, SandboxError> {
         let refuse = |problem: String| SandboxError::User {
@@ -69,6 +99,10 @@ impl ToolUser {
     }
 }
 
+/// The configuration's own default.
+const DEFAULT_USER: &str = "clawsec-sbx";
+const NOBODY: u32 = 65_534;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +111,9 @@ mod tests {
     fn root_nobody_and_strangers_run_no_tools() {
         for name in ["root", "nobody", "no-such-user-here"] {
             assert!(ToolUser::find(name).is_err(), "{name}");
+        }
+        for name in ["root", "no-such-user-here"] {
+            assert!(ToolUser::find_for_native(name).is_err(), "{name}");
         }
     }
 }

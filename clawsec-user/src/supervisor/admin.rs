@@ -353,9 +353,11 @@ fn status(state: &State) -> Status {
     let config = state.config();
     let health = state.records.health();
     let sandbox = match state.tools() {
-        Some(tools) => tools.sandbox.provider().as_str().to_owned(),
-        None if config.sandbox.enabled => "NOT AVAILABLE: sandboxed tools are denied".into(),
-        None => "off".into(),
+        Ok(tools) => tools.sandbox.in_words(),
+        Err(why) if config.sandbox.enabled => {
+            format!("NOT AVAILABLE, sandboxed tools are denied: {why}")
+        }
+        Err(_) => "off".into(),
     };
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -198,8 +198,15 @@ pub(super) async fn execute(
         }
     };
     event.rule = Some(permit.rule().to_owned());
-    let Some(tools) = state.tools() else {
-        return Err("the sandbox is off or its provider is not available".into());
+    let tools = match state.tools() {
+        Ok(tools) => tools,
+        Err(why) => {
+            event.outcome = Outcome::Error;
+            event.reason = Reason::SandboxUnavailable.as_str().into();
+            event.detail = Some(why.to_string());
+            state.records.report(event);
+            return Err(format!("the sandbox is not available: {why}"));
+        }
     };
     let timeout = timeout_ms.map_or(config.sandbox.timeout, |ms| {
         config.sandbox.timeout.min(Duration::from_millis(ms))

@@ -227,9 +227,9 @@ fn start_enforcer(
 }
 
 /// A provider that is broken does not stop the daemon: its tools are denied, never run outside.
-pub(super) async fn open_tools(config: &Config) -> Option<Tools> {
+pub(super) async fn open_tools(config: &Config) -> Result<Tools, String> {
     if !config.sandbox.enabled {
-        return None;
+        return Err("the sandbox is off (security.sandbox.enabled)".into());
     }
     match Sandbox::open(&config.sandbox, &instance(config)).await {
         Ok(sandbox) => {
@@ -238,11 +238,12 @@ pub(super) async fn open_tools(config: &Config) -> Option<Tools> {
                 Ok(count) => tracing::info!(count, "removed executions of an earlier daemon"),
                 Err(error) => tracing::warn!("remove orphans: {}", causes::chain(&error)),
             }
-            Some(Tools::new(sandbox))
+            Ok(Tools::new(sandbox))
         }
         Err(error) => {
-            tracing::error!("sandboxed tools are denied: {}", causes::chain(&error));
-            None
+            let why = causes::chain(&error);
+            tracing::error!("sandboxed tools are denied: {why}");
+            Err(why)
         }
     }
 }
@@ -326,7 +327,7 @@ fn announce(state: &State) {
 async fn shut_down(state: &Arc<State>, mut tasks: tokio::task::JoinSet<()>) {
     tasks.shutdown().await;
     timed::finish(state).await;
-    if let Some(tools) = state.replace_tools(None) {
+    if let Some(tools) = state.replace_tools(Err("the daemon is stopping".into())) {
         close_tools(&tools).await;
     }
     kernel::checkpoint(state, CheckpointCause::Forced);

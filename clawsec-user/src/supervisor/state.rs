@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
 use super::confirm::Confirmation;
@@ -40,7 +40,7 @@ pub(super) struct State {
     pub(super) timed: Timed,
     pub(super) confirmation: Confirmation,
     enforcer: Option<Mutex<Enforcer>>,
-    tools: ArcSwapOption<Tools>,
+    tools: ArcSwap<Result<Arc<Tools>, Arc<str>>>,
     gateway: Mutex<Option<(u32, mpsc::Sender<ToGateway>)>>,
     /// The gateway process's own connections to the protected gateway.
     own: Mutex<BTreeMap<OwnRole, OwnState>>,
@@ -68,7 +68,7 @@ impl State {
         records: Records,
         timed: Timed,
         enforcer: Option<Enforcer>,
-        tools: Option<Tools>,
+        tools: Result<Tools, String>,
     ) -> Self {
         Self {
             options,
@@ -78,7 +78,7 @@ impl State {
             timed,
             confirmation: Confirmation::default(),
             enforcer: enforcer.map(Mutex::new),
-            tools: ArcSwapOption::from(tools.map(Arc::new)),
+            tools: ArcSwap::from_pointee(shared(tools)),
             gateway: Mutex::new(None),
             own: Mutex::default(),
         }
@@ -93,14 +93,18 @@ impl State {
         self.config.store(Arc::new(config));
     }
 
-    /// The sandbox; `None` where it is off or its provider is broken.
-    pub(super) fn tools(&self) -> Option<Arc<Tools>> {
-        self.tools.load_full()
+    /// The sandbox, or why there is none: it is off, or its provider is broken.
+    pub(super) fn tools(&self) -> Result<Arc<Tools>, Arc<str>> {
+        self.tools.load().as_ref().clone()
     }
 
     /// Puts another provider in place; returns the one before, to be closed.
-    pub(super) fn replace_tools(&self, tools: Option<Tools>) -> Option<Arc<Tools>> {
-        self.tools.swap(tools.map(Arc::new))
+    pub(super) fn replace_tools(&self, tools: Result<Tools, String>) -> Option<Arc<Tools>> {
+        self.tools
+            .swap(Arc::new(shared(tools)))
+            .as_ref()
+            .clone()
+            .ok()
     }
 
     pub(super) fn set_gateway(&self, gateway: Option<(u32, mpsc::Sender<ToGateway>)>) {
@@ -169,4 +173,8 @@ impl State {
             .as_ref()
             .map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+fn shared(tools: Result<Tools, String>) -> Result<Arc<Tools>, Arc<str>> {
+    tools.map(Arc::new).map_err(Arc::from)
 }

@@ -86,13 +86,9 @@ async fn execute(
     permit: Permit,
     cancel: CancellationToken,
 ) -> ToolAnswer {
-    let Some(tools) = state.tools() else {
-        return unavailable(
-            state,
-            call,
-            &permit,
-            "the sandbox provider is not available",
-        );
+    let tools = match state.tools() {
+        Ok(tools) => tools,
+        Err(why) => return unavailable(state, call, &permit, &why),
     };
     let job = job_of(state, call, exec);
     let record = Ended {
@@ -155,8 +151,9 @@ fn job_of(state: &State, call: &ToolCall, exec: ExecCall) -> Job {
 
 /// `process`: what the calling principal itself has running.
 fn process(state: &State, call: &ToolCall, permit: &Permit) -> ToolAnswer {
-    let Some(tools) = state.tools() else {
-        return unavailable(state, call, permit, "the sandbox provider is not available");
+    let tools = match state.tools() {
+        Ok(tools) => tools,
+        Err(why) => return unavailable(state, call, permit, &why),
     };
     let mut event = event_of(call, Outcome::Allow, Reason::Ok.as_str());
     event.rule = Some(permit.rule().to_owned());
@@ -292,15 +289,14 @@ fn node_reply(execution: &Execution) -> ToolReply {
     }
 }
 
-fn unavailable(state: &State, call: &ToolCall, permit: &Permit, message: &str) -> ToolAnswer {
+fn unavailable(state: &State, call: &ToolCall, permit: &Permit, why: &str) -> ToolAnswer {
+    let message = format!("the sandbox is not available: {why}");
     let mut event = event_of(call, Outcome::Error, Reason::SandboxUnavailable.as_str());
     event.rule = Some("security.sandbox".into());
     event.generation = permit.generation();
-    event.detail = Some(message.to_owned());
+    event.detail = Some(why.to_owned());
     state.records.report(event);
-    ToolAnswer::Unavailable {
-        message: message.to_owned(),
-    }
+    ToolAnswer::Unavailable { message }
 }
 
 /// What is known of an execution before it ends, for the record after.

@@ -113,6 +113,7 @@ async fn crashing_daemon() {
     let provider = match std::env::var("CLAWSEC_TEST_PROVIDER").as_deref() {
         Ok("Docker") => SandboxProvider::Docker,
         Ok("Firejail") => SandboxProvider::Firejail,
+        Ok("Native") => SandboxProvider::Native,
         _ => SandboxProvider::None,
     };
     let sandbox = open_as(provider, &instance).await.unwrap();

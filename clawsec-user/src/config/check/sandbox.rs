@@ -16,7 +16,7 @@ pub(super) fn read(field: Field<'_, '_>) -> (SandboxConfig, ToolRules, Option<St
         let provider = section
             .at("provider")
             .choice(PROVIDERS)
-            .unwrap_or(SandboxProvider::Docker);
+            .unwrap_or(SandboxProvider::Auto);
         if enabled && provider == SandboxProvider::None {
             section
                 .at("provider")
@@ -30,7 +30,7 @@ pub(super) fn read(field: Field<'_, '_>) -> (SandboxConfig, ToolRules, Option<St
         let tools: &[String] = if enabled { &tools } else { &[] };
         let sandboxed = ToolRules::new(&path, None, tools, &[]).unwrap_or_default();
         section.at("pool").unavailable();
-        let docker = provider == SandboxProvider::Docker;
+        let docker = matches!(provider, SandboxProvider::Docker | SandboxProvider::Auto);
         let image = section
             .at("image")
             .parsed("an image reference without spaces", |text| {
@@ -73,6 +73,8 @@ pub(super) fn read(field: Field<'_, '_>) -> (SandboxConfig, ToolRules, Option<St
                 .and_then(|count| usize::try_from(count).ok())
                 .unwrap_or(4),
             user: user(section).unwrap_or_else(|| "clawsec-sbx".to_owned()),
+            // Also after an upgrade has put another file in its place.
+            launcher: PathBuf::from("/proc/self/exe"),
             docker_socket: section
                 .at("dockerSocket")
                 .file()
@@ -168,7 +170,9 @@ fn user(section: &mut Section<'_, '_>) -> Option<String> {
 }
 
 const PROVIDERS: &[(&str, SandboxProvider)] = &[
+    ("auto", SandboxProvider::Auto),
     ("docker", SandboxProvider::Docker),
     ("firejail", SandboxProvider::Firejail),
+    ("native", SandboxProvider::Native),
     ("none", SandboxProvider::None),
 ];

@@ -245,6 +245,7 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
             output_bytes: 0,
             concurrency: 1,
             user: String::new(),
+            launcher: PathBuf::new(),
             docker_socket: PathBuf::new(),
         },
         node_host: rules["node"].as_str().map(str::to_owned),

@@ -54,7 +54,7 @@ fn what_one_section_gets_wrong_is_said_once() {
         (
             r#"sandbox: { provider: "dokcer" }"#,
             "",
-            "security.sandbox.provider: found \"dokcer\", expected one of \"docker\", \"firejail\", \"none\"; did you mean \"docker\"?",
+            "security.sandbox.provider: found \"dokcer\", expected one of \"auto\", \"docker\", \"firejail\", \"native\", \"none\"; did you mean \"docker\"?",
         ),
         (
             r#"sandbox: { network: "host" }"#,

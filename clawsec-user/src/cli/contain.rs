@@ -1,0 +1,42 @@
+//! `clawsec contain`: the other end of the sandbox's `native` provider.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::sandbox::{Containment, contain};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ContainArguments {
+    #[arg(long)]
+    tell: i32,
+    #[arg(long)]
+    filters: i32,
+    #[arg(long)]
+    uid: u32,
+    #[arg(long)]
+    gid: u32,
+    #[arg(long)]
+    base: PathBuf,
+    #[arg(long)]
+    workdir: PathBuf,
+    #[arg(long)]
+    workspace: Option<PathBuf>,
+    #[arg(long)]
+    read_only: bool,
+    #[arg(required = true, last = true)]
+    argv: Vec<String>,
+}
+
+pub(crate) fn run(arguments: ContainArguments) -> ExitCode {
+    contain(&Containment {
+        tell: arguments.tell,
+        filters: arguments.filters,
+        uid: arguments.uid,
+        gid: arguments.gid,
+        base: arguments.base,
+        workdir: arguments.workdir,
+        workspace: arguments.workspace,
+        read_only: arguments.read_only,
+        argv: arguments.argv,
+    })
+}

@@ -1,0 +1,183 @@
+//! The providers behind one face: opened from the configuration, run, asked, cleaned up after.
+//!
+//! Invariant: what is opened is what was asked for. No provider stands in for another that does
+//! not work.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::bare::Bare;
+use super::capture::Output;
+use super::cgroup::{Cgroups, Limits};
+use super::docker::DockerProvider;
+use super::docker_spec::Template;
+use super::firejail::{self, Firejail};
+use super::host_process::{Ended, Host};
+use super::native::Native;
+use super::owner::Owner;
+use super::scratch::Scratches;
+use super::user::ToolUser;
+use super::{Job, SandboxError};
+use crate::config::{SandboxConfig, SandboxNetwork, SandboxProvider};
+
+#[derive(Debug)]
+pub(super) enum Provider {
+    Docker(DockerProvider),
+    Firejail(Firejail),
+    Native(Native),
+    Bare(Bare),
+}
+
+impl Provider {
+    /// Opens it after checking that it can really contain a tool.
+    pub(super) async fn open(
+        config: &SandboxConfig,
+        instance: &str,
+        owner: &Owner,
+    ) -> Result<Self, SandboxError> {
+        let limits = Limits {
+            memory_bytes: config.memory_bytes,
+            pids: config.pids,
+            cpu_millis: config.cpu_millis,
+        };
+        // The kernel counts by user over all executions at once: room for every slot, and for a
+        // second instance beside the daemon.
+        let executions = u64::try_from(config.concurrency).unwrap_or(u64::MAX);
+        let user_processes = u64::from(config.pids).saturating_mul(executions.saturating_add(8));
+        let named = match &config.network {
+            SandboxNetwork::None => None,
+            SandboxNetwork::Named(name) => Some(name.as_str()),
+        };
+        if let Some(name) = named
+            && chosen(config) != SandboxProvider::Docker
+        {
+            return Err(SandboxError::Unsupported {
+                provider: chosen(config).as_str(),
+                key: "network",
+                problem: format!("only docker can join {name:?}"),
+            });
+        }
+        let host = |user: fn(&str) -> Result<ToolUser, SandboxError>| {
+            Ok::<_, SandboxError>(Host {
+                user: user(&config.user)?,
+                cgroups: Cgroups::open(instance)?,
+                limits,
+                user_processes,
+            })
+        };
+        Ok(match chosen(config) {
+            SandboxProvider::Auto | SandboxProvider::Docker => {
+                let image = config.image.as_deref().unwrap_or_default();
+                let template = |id| Template::new(instance, id, limits, user_processes, named);
+                Self::Docker(DockerProvider::open(&config.docker_socket, image, template).await?)
+            }
+            SandboxProvider::Firejail => Self::Firejail(
+                Firejail::open(host(ToolUser::find)?, Scratches::open(instance)?).await?,
+            ),
+            SandboxProvider::Native => {
+                let host = host(ToolUser::find_for_native)?;
+                let scratches = Scratches::open(instance)?;
+                let native = Native::open(host, &scratches, &config.launcher, owner).await?;
+                Self::Native(native)
+            }
+            SandboxProvider::None => {
+                let bare = Bare {
+                    host: host(ToolUser::find)?,
+                    scratches: Scratches::open(instance)?,
+                };
+                bare.warn();
+                Self::Bare(bare)
+            }
+        })
+    }
+
+    pub(super) async fn run(
+        &self,
+        owner: &Owner,
+        job: &Job,
+        cancel: &CancellationToken,
+        output: &Output,
+    ) -> Result<Ended, SandboxError> {
+        match self {
+            Self::Docker(docker) => docker.run(owner, job, cancel, output).await,
+            Self::Firejail(firejail) => firejail.run(owner, job, cancel, output).await,
+            Self::Native(native) => native.run(owner, job, cancel, output).await,
+            Self::Bare(bare) => bare.run(owner, job, cancel, output).await,
+        }
+    }
+
+    pub(super) fn kind(&self) -> SandboxProvider {
+        match self {
+            Self::Docker(_) => SandboxProvider::Docker,
+            Self::Firejail(_) => SandboxProvider::Firejail,
+            Self::Native(_) => SandboxProvider::Native,
+            Self::Bare(_) => SandboxProvider::None,
+        }
+    }
+
+    /// Asks whether it still works; says what it is.
+    pub(super) async fn health(&self) -> Result<String, SandboxError> {
+        Ok(match self {
+            Self::Docker(docker) => {
+                docker.check().await?;
+                format!("docker API {}, image {}", docker.api, docker.image)
+            }
+            Self::Firejail(firejail) => {
+                let user = ToolUser::find(&firejail.host.user.name)?;
+                format!("firejail {}, user {}", firejail.version, user.name)
+            }
+            Self::Native(native) => {
+                format!("namespaces, Landlock and seccomp, user {}", native.user())
+            }
+            Self::Bare(bare) => {
+                let user = ToolUser::find(&bare.host.user.name)?;
+                format!("no containment but the user {}", user.name)
+            }
+        })
+    }
+
+    /// Removes what outlives the answer. The host's providers remove what they made before it.
+    pub(super) async fn clean(&self, id: &str) {
+        let Self::Docker(docker) = self else {
+            return;
+        };
+        for attempt in 1..=3 {
+            match docker.clean(id).await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::warn!(
+                        execution = id,
+                        attempt,
+                        error = &error as &dyn std::error::Error,
+                        "a container is not removed yet"
+                    );
+                    tokio::time::sleep(Duration::from_millis(200) * attempt).await;
+                }
+            }
+        }
+    }
+
+    /// Containers of dead owners; what the other providers leave is found on the host.
+    pub(super) async fn remove_orphans(
+        &self,
+        current: &Owner,
+        is_live: impl Fn(&str) -> bool,
+    ) -> Result<usize, SandboxError> {
+        match self {
+            Self::Docker(docker) => docker.remove_orphans(current, is_live).await,
+            Self::Firejail(_) | Self::Native(_) | Self::Bare(_) => Ok(0),
+        }
+    }
+}
+
+/// Where the configuration leaves it open: what is installed, in this order; `native` needs
+/// nothing. What is installed and broken is not passed over: its error says what to mend.
+fn chosen(config: &SandboxConfig) -> SandboxProvider {
+    match config.provider {
+        SandboxProvider::Auto if config.docker_socket.exists() => SandboxProvider::Docker,
+        SandboxProvider::Auto if firejail::is_installed() => SandboxProvider::Firejail,
+        SandboxProvider::Auto => SandboxProvider::Native,
+        named => named,
+    }
+}
