@@ -10,6 +10,7 @@ mod judge;
 mod kept;
 mod lifecycle;
 mod oracle;
+mod probes;
 mod providers;
 mod reload;
 mod reloads;

@@ -13,7 +13,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use self::setup::{USER, config, make_user, open_as};
+pub(crate) use self::setup::make_user;
+use self::setup::{USER, config, open_as};
 use crate::system::docker::chain;
 use clawsec_user::config::SandboxProvider;
 use clawsec_user::policy::{
@@ -324,8 +325,8 @@ async fn no_inherited_descriptors(sandbox: &Sandbox) {
         .stdout
         .text();
     let open: Vec<_> = text.lines().filter(|line| line.contains(" -> ")).collect();
-    let expected = |line: &&str| line.contains("/proc/") || line.ends_with("/dev/null");
-    assert!(open.iter().all(expected), "{text}");
+    let known = |line: &&str| line.contains("/proc/") || line.ends_with("/dev/null");
+    assert!(open.iter().all(known), "{text}");
 }
 
 async fn background_processes_end(sandbox: &Sandbox) {

@@ -3,6 +3,8 @@
 //! Invariant: `exec` runs nothing that the configured policy does not permit; the judge is the
 //! caller's, and what it answers is consumed by the sandbox.
 
+mod probe;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -12,6 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 
+use self::probe::{ControlArguments, InsideArguments, ProbeArguments};
 use super::{CommandResult, ConfigArgument, Failure};
 use crate::causes::chain;
 use crate::config::{self, Config, SandboxConfig};
@@ -27,6 +30,14 @@ pub(crate) enum SandboxCommand {
     Exec(ExecArgs),
     /// Build the default image on this host, without any registry
     Image(ImageArgs),
+    /// Try every known way out of the configured provider, and show that each would be one
+    Probe(ProbeArguments),
+    /// The probes themselves; run in the sandbox, never by hand
+    #[command(hide = true)]
+    ProbeInside(InsideArguments),
+    /// The place without walls; run by `probe`, never by hand
+    #[command(hide = true)]
+    ProbeControl(ControlArguments),
 }
 
 #[derive(Debug, Args)]
@@ -61,6 +72,12 @@ pub(crate) struct ImageArgs {
 
 /// Runs the command; its exit code becomes ours.
 pub(crate) fn run(command: SandboxCommand) -> CommandResult {
+    let command = match command {
+        SandboxCommand::ProbeInside(arguments) => return Ok(probe::inside(arguments)),
+        SandboxCommand::ProbeControl(arguments) => return Ok(probe::control(arguments)),
+        SandboxCommand::Probe(arguments) => return probe::run(&arguments),
+        command => command,
+    };
     let runtime = runtime()?;
     let code = match command {
         SandboxCommand::Exec(args) => {
@@ -71,6 +88,9 @@ pub(crate) fn run(command: SandboxCommand) -> CommandResult {
             let config = sandbox_config(&args.config)?;
             runtime.block_on(image(args, config.as_ref()))
         }
+        SandboxCommand::Probe(_)
+        | SandboxCommand::ProbeInside(_)
+        | SandboxCommand::ProbeControl(_) => 0,
     };
     Ok(code.into())
 }

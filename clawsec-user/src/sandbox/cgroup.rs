@@ -13,16 +13,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::time::{Instant, sleep};
 
 use super::SandboxError;
+use super::limits::Limits;
 use super::owner::Owner;
-
-/// What each execution may use.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    pub(super) memory_bytes: u64,
-    pub(super) pids: u32,
-    /// Thousandths of a CPU.
-    pub(super) cpu_millis: u32,
-}
 
 /// The place under which one instance of the daemon makes its leaves.
 #[derive(Debug, Clone)]

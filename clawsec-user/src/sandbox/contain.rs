@@ -27,6 +27,7 @@ use rustix::thread::{
 use seccompiler::{BpfProgram, sock_filter};
 
 use super::contain_root::{self, Root};
+use super::netdevice;
 
 /// What `native` asks for, as command line arguments.
 #[derive(Debug)]
@@ -179,7 +180,7 @@ fn init(asked: &Containment, filters: &[BpfProgram]) -> Step<String> {
         gid: asked.gid,
     };
     contain_root::build(&root)?;
-    contain_root::loopback_up()?;
+    netdevice::loopback_up()?;
     nix::unistd::sethostname("sandbox").map_err(step("set the host's name"))?;
     // SAFETY: as in `launch`: one thread.
     match unsafe { fork() }.map_err(step("fork the tool"))? {

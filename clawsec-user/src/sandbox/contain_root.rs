@@ -83,35 +83,6 @@ pub(super) fn landlock(workspace_is_writable: bool) -> Result<(), RulesetError> 
     ruleset.restrict_self().map(drop)
 }
 
-/// As in every container: programs that talk to themselves over loopback work.
-pub(super) fn loopback_up() -> Step<()> {
-    let socket = rustix::net::socket(
-        rustix::net::AddressFamily::INET,
-        rustix::net::SocketType::DGRAM,
-        None,
-    )
-    .map_err(step("open a socket"))?;
-    // SAFETY: an ifreq of zeros is a valid one: its fields are integers and arrays of them.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = from.cast_signed();
-    }
-    request.ifr_ifru.ifru_flags = UP;
-    // SAFETY: SIOCSIFFLAGS reads an ifreq, and gets a pointer to a whole one that outlives it.
-    let result = unsafe {
-        libc::ioctl(
-            std::os::fd::AsRawFd::as_raw_fd(&socket),
-            libc::SIOCSIFFLAGS,
-            &raw const request,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(step("bring loopback up")(std::io::Error::last_os_error()))
-    }
-}
-
 fn allow<A>(ruleset: RulesetCreated, path: &str, access: A) -> Result<RulesetCreated, RulesetError>
 where
     A: Into<landlock::BitFlags<AccessFs>>,
@@ -293,5 +264,3 @@ const PROC_MASKED: &[&str] = &[
     "scsi",
     "timer_list",
 ];
-/// `IFF_UP`, as the field's type has it.
-const UP: libc::c_short = 1;

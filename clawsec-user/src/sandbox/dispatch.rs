@@ -16,10 +16,11 @@ use tokio_util::task::TaskTracker;
 use super::capture::Output;
 use super::cgroup::Cgroups;
 use super::job::is_id;
+use super::limits::Limits;
 use super::owner::Owner;
 use super::provider::Provider;
 use super::scratch::{self, Scratches};
-use super::{Execution, Job, SandboxError};
+use super::{Execution, Finding, Job, SandboxError, probe_control};
 use crate::config::{SandboxConfig, SandboxProvider};
 use crate::policy::{Permit, Request};
 
@@ -46,6 +47,8 @@ struct Inner {
     instance: String,
     owner: Owner,
     timeout: Duration,
+    limits: Limits,
+    user: String,
     output_bytes: usize,
     concurrency: usize,
     slots: Arc<Semaphore>,
@@ -79,6 +82,8 @@ impl Sandbox {
                 instance: instance.to_owned(),
                 owner,
                 timeout: config.timeout,
+                limits: Limits::of(config),
+                user: config.user.clone(),
                 output_bytes: config.output_bytes,
                 concurrency,
                 slots: Arc::new(Semaphore::new(concurrency)),
@@ -192,6 +197,21 @@ impl Sandbox {
         self.inner.closing.cancel();
         self.inner.tasks.close();
         timeout(deadline, self.inner.tasks.wait()).await.is_ok()
+    }
+
+    /// Runs every escape probe without any containment, in namespaces of its own: each must find
+    /// its way out.
+    pub fn negative_control(&self) -> Result<Vec<Finding>, SandboxError> {
+        let limits = self.limits();
+        probe_control::findings(limits.memory_bytes, limits.pids, self.output_bytes())
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        self.inner.limits
+    }
+
+    pub(super) fn user(&self) -> &str {
+        &self.inner.user
     }
 
     /// Kept bytes per stream, as configured.

@@ -12,9 +12,9 @@ use bollard::models::{
     ResourcesUlimits,
 };
 
-use super::cgroup::Limits;
 use super::host_process::{FSIZE_BYTES, NOFILE};
 use super::job::{MountAccess, WORKSPACE};
+use super::limits::Limits;
 use super::owner::Owner;
 use super::{Job, SandboxError, seccomp};
 

@@ -17,8 +17,9 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::capture::Output;
-use super::cgroup::{Cgroups, Leaf, Limits};
+use super::cgroup::{Cgroups, Leaf};
 use super::child::{Containment, Rights, spawn};
+use super::limits::Limits;
 use super::owner::Owner;
 use super::user::ToolUser;
 use super::{Job, SandboxError};

@@ -2,7 +2,7 @@
 //!
 //! `Sandbox::run` consumes a `Permit`, so nothing runs that policy did not let through. It lives
 //! in the supervisor (root). Invariant: no shell of ours ever sees a tool's command, and no
-//! `unsafe` stands outside `child.rs`, `contain.rs` and `contain_root.rs`.
+//! `unsafe` stands outside `child.rs`, `contain.rs`, `netdevice.rs` and `probe_calls.rs`.
 //!
 //! Reading order: `job` (what to run and what came of it), `dispatch` (slots, queue, one execution
 //! from start to removal), `provider`, then `docker`, `firejail`, `native`, `bare`, and what they share.
@@ -24,10 +24,18 @@ mod firejail;
 mod contain;
 mod contain_root;
 mod native;
+mod netdevice;
+
+mod probe;
+mod probe_acts;
+mod probe_calls;
+mod probe_control;
+mod probe_inside;
 
 mod cgroup;
 mod child;
 mod host_process;
+mod limits;
 mod owner;
 mod scratch;
 mod user;
@@ -42,4 +50,7 @@ pub use dispatch::{Health, Sandbox};
 pub use error::SandboxError;
 pub use image::build as build_image;
 pub use job::{Execution, Job, JobCommand, Mount, MountAccess};
+pub use probe::{Finding, Verdict, probe};
+pub use probe_control::{Control, control};
+pub use probe_inside::{Inside, inside};
 pub use registry::{Entry, EntryState, Registry, RegistryError};

@@ -44,7 +44,7 @@ impl Owner {
 
 /// Field 22 of `/proc/<pid>/stat`; the name in field 2 may hold spaces and parentheses. A zombie
 /// counts as gone: it runs nothing any more.
-fn start_ticks(pid: u32) -> Option<u64> {
+pub(super) fn start_ticks(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, after_name) = stat.rsplit_once(") ")?;
     if after_name.starts_with(['Z', 'X']) {

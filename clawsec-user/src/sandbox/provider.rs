@@ -9,11 +9,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::bare::Bare;
 use super::capture::Output;
-use super::cgroup::{Cgroups, Limits};
+use super::cgroup::Cgroups;
 use super::docker::DockerProvider;
 use super::docker_spec::Template;
 use super::firejail::{self, Firejail};
 use super::host_process::{Ended, Host};
+use super::limits::Limits;
 use super::native::Native;
 use super::owner::Owner;
 use super::scratch::Scratches;
@@ -36,11 +37,7 @@ impl Provider {
         instance: &str,
         owner: &Owner,
     ) -> Result<Self, SandboxError> {
-        let limits = Limits {
-            memory_bytes: config.memory_bytes,
-            pids: config.pids,
-            cpu_millis: config.cpu_millis,
-        };
+        let limits = Limits::of(config);
         // The kernel counts by user over all executions at once: room for every slot, and for a
         // second instance beside the daemon.
         let executions = u64::try_from(config.concurrency).unwrap_or(u64::MAX);

@@ -41,7 +41,7 @@ pub(super) fn config(provider: SandboxProvider) -> SandboxConfig {
     }
 }
 
-pub(super) fn make_user() {
+pub(crate) fn make_user() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let known = std::process::Command::new("id").arg(USER).output().unwrap();
