@@ -19,7 +19,7 @@ pub(crate) async fn socket_with_image() -> PathBuf {
             Some(socket) => PathBuf::from(socket),
             None => start().await,
         };
-        build_image(&socket, IMAGE)
+        build_image(&socket, IMAGE, None)
             .await
             .unwrap_or_else(|error| panic!("build the test image: {}", chain(&error)));
         socket

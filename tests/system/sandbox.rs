@@ -13,14 +13,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+pub(crate) use self::probe::workspace;
 pub(crate) use self::setup::make_user;
-use self::setup::{USER, config, open_as};
+use self::setup::{USER, config, open_as, permit, permit_of};
 use crate::system::docker::chain;
 use clawsec_user::config::SandboxProvider;
-use clawsec_user::policy::{
-    AddressPolicy, Credentials, KeyDigest, People, Permit, Policy, PrincipalSpec, Request,
-    RequestFacts, RequestLimit, Scope, ToolName, ToolRules, UnknownMethods,
-};
 use clawsec_user::sandbox::{CancellationToken, Execution, Job, JobCommand, Sandbox};
 
 /// The rules that hold in every provider.
@@ -29,7 +26,7 @@ macro_rules! provider {
         mod $module {
             use clawsec_user::config::SandboxProvider;
 
-            provider! { @rows $provider,
+            provider! { @rows super::open($provider),
                 hello, exit_codes, signals, arguments, missing_programs, stdin, environment,
                 timeout, output_cap, memory_bomb, fork_bomb, no_network, read_only_root,
                 ordinary_user, no_rights, no_dangerous_calls, no_inherited_descriptors,
@@ -42,10 +39,10 @@ macro_rules! provider {
             provider! { @probe $provider, system_calls_are_filtered, workspaces_keep_their_access, }
         }
     };
-    (@rows $provider:expr, $($name:ident,)*) => { $(
+    (@rows $open:expr, $($name:ident,)*) => { $(
         #[tokio::test(flavor = "multi_thread")]
         async fn $name() {
-            let sandbox = super::open($provider).await;
+            let sandbox = $open.await;
             super::$name(&sandbox).await;
             super::finish(sandbox).await;
         }
@@ -65,6 +62,15 @@ macro_rules! provider {
 }
 
 provider!(docker, SandboxProvider::Docker);
+/// The same rules where a container stands ready: it is another way through docker.
+mod pooled {
+    provider! { @rows super::open_pooled(),
+        hello, exit_codes, signals, arguments, missing_programs, stdin, environment, timeout,
+        output_cap, memory_bomb, fork_bomb, no_network, read_only_root, ordinary_user, no_rights,
+        no_dangerous_calls, no_inherited_descriptors, background_processes_end, workdir,
+    }
+}
+
 provider!(firejail, SandboxProvider::Firejail);
 provider!(native, SandboxProvider::Native);
 provider!(none, SandboxProvider::None);
@@ -362,6 +368,10 @@ async fn shell(sandbox: &Sandbox, line: &str) -> Execution {
 
 async fn run(sandbox: &Sandbox, job: Job) -> Execution {
     let command = job.command.clone();
+    assert!(
+        sandbox.warm_up(Duration::from_secs(30)).await,
+        "no container stands ready"
+    );
     match sandbox.run(permit(), job, CancellationToken::new()).await {
         Ok(execution) => execution,
         Err(error) => panic!("{command:?}: {}", chain(&error)),
@@ -382,46 +392,9 @@ fn job(command: JobCommand) -> Job {
     }
 }
 
-/// A permit as the daemon gets one: from a policy's decision.
-fn permit() -> Permit {
-    permit_of("tester")
-}
-
-fn permit_of(principal: &str) -> Permit {
-    let spec = PrincipalSpec {
-        id: principal.into(),
-        digest: KeyDigest([1; 32]),
-        path: "auth".into(),
-        scopes: vec![Scope::Admin],
-        user: None,
-        groups: None,
-        agents: None,
-        tools: ToolRules::default(),
-        not_before: None,
-        not_after: None,
-    };
-    let policy = Policy {
-        generation: 1,
-        addresses: AddressPolicy::default(),
-        credentials: Credentials::new([spec]),
-        people: People::default(),
-        tools: ToolRules::default(),
-        sandboxed: ToolRules::new("sandbox.tools", None, &["exec".into()], &[]).unwrap(),
-        agents: Vec::new(),
-        default_agent: "main".into(),
-        unknown_methods: UnknownMethods::Admin,
-        limit: RequestLimit {
-            enabled: false,
-            requests: 1,
-            window_ms: 1,
-        },
-    };
-    let principal = policy
-        .credentials
-        .authenticate(KeyDigest([1; 32]), 0)
-        .unwrap();
-    let facts = RequestFacts::new(Request::Tool(ToolName::new("exec")));
-    policy.decide(&principal, facts).unwrap()
+async fn open_pooled() -> Sandbox {
+    let instance = lifetime::unique("pool");
+    setup::open_pooled_as(&instance).await
 }
 
 async fn open(provider: SandboxProvider) -> Sandbox {

@@ -65,6 +65,9 @@ pub(crate) struct ExecArgs {
 pub(crate) struct ImageArgs {
     #[command(flatten)]
     config: ConfigArgument,
+    /// Make it of this folder, a root file system, in place of this host's busybox
+    #[arg(long, value_name = "DIR")]
+    from: Option<PathBuf>,
     /// What to call it; the configured image if left out
     #[arg(long, value_name = "N")]
     name: Option<String>,
@@ -101,8 +104,26 @@ pub(crate) fn problem(config: &SandboxConfig) -> Result<Option<String>, Failure>
     if !config.enabled || !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
-    let opened = runtime()?.block_on(Sandbox::open(config, INSTANCE));
-    Ok(opened.err().map(|error| chain(&error)))
+    match runtime()?.block_on(Sandbox::open(&without_pool(config), INSTANCE)) {
+        Ok(sandbox) => {
+            let broken = sandbox.broken().into_iter();
+            let lines: Vec<_> = broken
+                .map(|(id, why)| format!("agent {id}: {why}"))
+                .collect();
+            Ok((!lines.is_empty()).then(|| lines.join("; ")))
+        }
+        Err(error) => Ok(Some(chain(&error))),
+    }
+}
+
+/// One execution, or none, needs no containers that stand ready.
+fn without_pool(config: &SandboxConfig) -> SandboxConfig {
+    let mut config = config.clone();
+    config.pool = 0;
+    for own in config.agents.values_mut() {
+        own.pool = 0;
+    }
+    config
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
@@ -191,8 +212,8 @@ async fn alone(args: ExecArgs, stdin: Vec<u8>, config: &Config) -> u8 {
             return REFUSED;
         }
     };
-    let config = &config.sandbox;
-    let sandbox = match Sandbox::open(config, INSTANCE).await {
+    let config = without_pool(&config.sandbox);
+    let sandbox = match Sandbox::open(&config, INSTANCE).await {
         Ok(sandbox) => sandbox,
         Err(error) => return fail(&error),
     };
@@ -200,6 +221,7 @@ async fn alone(args: ExecArgs, stdin: Vec<u8>, config: &Config) -> u8 {
     if let Err(error) = sandbox.remove_orphans().await {
         say(&chain(&error));
     }
+    let limit = config.of(Some(&args.agent)).timeout;
     let job = Job {
         id: format!("cli-{}", std::process::id()),
         agent: args.agent,
@@ -208,7 +230,7 @@ async fn alone(args: ExecArgs, stdin: Vec<u8>, config: &Config) -> u8 {
         workdir: args.workdir,
         workspace: None,
         stdin,
-        timeout: args.timeout.map_or(config.timeout, Duration::from_millis),
+        timeout: args.timeout.map_or(limit, Duration::from_millis),
     };
     let cancel = CancellationToken::new();
     let interrupted = cancel.clone();
@@ -248,7 +270,7 @@ async fn image(args: ImageArgs, config: Option<&SandboxConfig>) -> u8 {
         .or_else(|| config.and_then(|config| config.image.clone()))
         .unwrap_or_else(|| DEFAULT_IMAGE.to_owned());
     let socket = config.map_or(Path::new(DEFAULT_SOCKET), |config| &config.docker_socket);
-    match build_image(socket, &name).await {
+    match build_image(socket, &name, args.from.as_deref()).await {
         Ok(id) => {
             show(&mut std::io::stdout(), format!("{name} {id}\n").as_bytes());
             0

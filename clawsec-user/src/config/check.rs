@@ -42,7 +42,7 @@ pub(super) struct Checked {
 /// Reads the whole document.
 pub(super) fn document(root: &mut Section<'_, '_>) -> Checked {
     let gateway = root.at("gateway").section(gateway::read);
-    let security = root.at("security").section(security);
+    let mut security = root.at("security").section(security);
     let tools = root.at("tools").section(tools);
     let asks = gateway
         .tls
@@ -57,7 +57,7 @@ pub(super) fn document(root: &mut Section<'_, '_>) -> Checked {
     let mut principals = security.principals;
     let agents = root
         .at("agents")
-        .section(|agents| agents::read(agents, &mut principals));
+        .section(|agents| agents::read(agents, &mut principals, &mut security.sandbox));
 
     let Network { kernel, .. } = security.network;
     let mut tcp_ports = security.network.tcp_ports;

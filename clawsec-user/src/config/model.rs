@@ -1,5 +1,6 @@
 //! The checked configuration: what the rest of the daemon is given.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -184,8 +185,12 @@ pub struct BanConfig {
 pub struct SandboxConfig {
     pub enabled: bool,
     pub provider: SandboxProvider,
-    /// A docker image reference; required when the provider is docker.
+    /// A docker image reference, by name or by digest; required when the provider is docker.
     pub image: Option<String>,
+    /// Docker's runtime, such as `runsc`; its default where left out.
+    pub runtime: Option<String>,
+    /// The networks that `network` may name, of all agents.
+    pub networks: Vec<String>,
     pub network: SandboxNetwork,
     pub memory_bytes: u64,
     /// Thousandths of a CPU.
@@ -201,6 +206,55 @@ pub struct SandboxConfig {
     /// The program that builds a native sandbox: clawsec itself.
     pub launcher: PathBuf,
     pub docker_socket: PathBuf,
+    /// Started idle containers, for each agent with settings of its own and for all others.
+    pub pool: usize,
+    pub workspace_access: WorkspaceAccess,
+    /// The agent's folder; mounted where the access is not none.
+    pub workspace: Option<PathBuf>,
+    /// Of agents that say something for themselves: each whole, by lower-case id.
+    pub agents: BTreeMap<String, SandboxConfig>,
+}
+
+impl SandboxConfig {
+    /// The defaults.
+    pub fn defaults(enabled: bool) -> Self {
+        Self {
+            enabled,
+            provider: SandboxProvider::Auto,
+            image: Some("clawsec-sandbox:latest".to_owned()),
+            runtime: None,
+            networks: Vec::new(),
+            network: SandboxNetwork::None,
+            memory_bytes: 512 << 20,
+            cpu_millis: 1000,
+            pids: 128,
+            timeout: Duration::from_secs(30),
+            output_bytes: 262_144,
+            concurrency: 4,
+            user: "clawsec-sbx".to_owned(),
+            // Also after an upgrade has put another file in its place.
+            launcher: PathBuf::from("/proc/self/exe"),
+            docker_socket: PathBuf::from("/var/run/docker.sock"),
+            pool: 2,
+            workspace_access: WorkspaceAccess::None,
+            workspace: None,
+            agents: BTreeMap::new(),
+        }
+    }
+
+    /// What holds for this agent.
+    pub fn of(&self, agent: Option<&str>) -> &Self {
+        let own = agent.and_then(|agent| self.agents.get(&agent.to_lowercase()));
+        own.unwrap_or(self)
+    }
+}
+
+/// What a tool may do with its agent's folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkspaceAccess {
+    None,
+    ReadOnly,
+    ReadWrite,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -99,7 +99,8 @@ pub(super) async fn run(
         command: command(&call)?,
         tool: call.tool.clone(),
     };
-    let deadline = exchange.snapshot.config.sandbox.timeout + ANSWER_SLACK;
+    let sandbox = &exchange.snapshot.config.sandbox;
+    let deadline = sandbox.of(tool_call.agent.as_deref()).timeout + ANSWER_SLACK;
     let answer = exchange
         .gateway()
         .link

@@ -63,6 +63,18 @@ impl Output {
         }
     }
 
+    /// Docker says on the tool's own output why it could not execute it. Moves that to the errors;
+    /// false if it is something else.
+    pub(super) fn blame_daemon(&self) -> bool {
+        let said = self.stdout.snapshot().head;
+        if !said.starts_with(b"OCI runtime exec failed") {
+            return false;
+        }
+        self.stdout.clear();
+        self.stderr.push(&said);
+        true
+    }
+
     /// What has come so far.
     pub fn so_far(&self) -> (Captured, Captured) {
         (self.stdout.snapshot(), self.stderr.snapshot())
@@ -87,6 +99,13 @@ impl Capture {
 
     pub(super) fn push(&self, bytes: &[u8]) {
         self.lock().push(bytes);
+    }
+
+    fn clear(&self) {
+        let mut buffer = self.lock();
+        buffer.head.clear();
+        buffer.tail.clear();
+        buffer.total = 0;
     }
 
     pub(super) fn snapshot(&self) -> Captured {

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::SandboxError;
 use super::limits::Limits;
+use super::oom::oom_kills;
 use super::owner::Owner;
 
 /// The place under which one instance of the daemon makes its leaves.
@@ -385,13 +386,6 @@ fn kill_listed(dir: &Path) {
             pidfd_send_signal(handle, Signal::KILL).ok();
         }
     }
-}
-
-fn oom_kills(text: &str) -> u64 {
-    text.lines()
-        .find_map(|line| line.strip_prefix("oom_kill "))
-        .and_then(|count| count.trim().parse().ok())
-        .unwrap_or(0)
 }
 
 /// The kernel's own default, and Docker's.

@@ -3,24 +3,26 @@
 //! Invariant: an execution runs in a task of its own. A caller that goes away cancels it, and the
 //! task still kills and removes what it started.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::capture::Output;
 use super::cgroup::Cgroups;
 use super::job::is_id;
 use super::limits::Limits;
+use super::live::LiveIds;
 use super::owner::Owner;
-use super::provider::Provider;
+use super::provider::Setting;
 use super::scratch::{self, Scratches};
 use super::{Execution, Finding, Job, SandboxError, probe_control};
+use crate::causes;
 use crate::config::{SandboxConfig, SandboxProvider};
 use crate::policy::{Permit, Request};
 
@@ -43,20 +45,20 @@ pub struct Health {
 
 #[derive(Debug)]
 struct Inner {
-    provider: Provider,
+    /// Of every agent that has none of its own.
+    common: Setting,
+    /// By lower-case id. One that does not work denies its agent alone.
+    agents: HashMap<String, Result<Setting, String>>,
     instance: String,
     owner: Owner,
-    timeout: Duration,
-    limits: Limits,
-    user: String,
-    output_bytes: usize,
     concurrency: usize,
     slots: Arc<Semaphore>,
     waiting: AtomicUsize,
-    /// Ids of executions that are not removed yet.
-    live: Mutex<HashSet<String>>,
+    live: LiveIds,
     tasks: TaskTracker,
     closing: CancellationToken,
+    /// A sandbox that is let go without being closed keeps no pool.
+    _closing: DropGuard,
 }
 
 impl Sandbox {
@@ -76,21 +78,35 @@ impl Sandbox {
         }
         let owner = Owner::current()?;
         let concurrency = config.concurrency.clamp(1, Semaphore::MAX_PERMITS);
+        let live = LiveIds::default();
+        let common = Setting::open(config, instance, &owner, &live).await?;
+        let mut agents = HashMap::new();
+        for (id, own) in &config.agents {
+            let setting = Setting::open(own, instance, &owner, &live).await;
+            let setting = setting.map_err(|error| {
+                let why = causes::chain(&error);
+                tracing::error!(agent = %id, "sandboxed tools of this agent are denied: {why}");
+                why
+            });
+            agents.insert(id.clone(), setting);
+        }
+        let (tasks, closing) = (TaskTracker::new(), CancellationToken::new());
+        for setting in agents.values().flatten().chain([&common]) {
+            setting.keep_pool(&tasks, &owner, &closing);
+        }
         Ok(Self {
             inner: Arc::new(Inner {
-                provider: Provider::open(config, instance, &owner).await?,
+                common,
+                agents,
                 instance: instance.to_owned(),
                 owner,
-                timeout: config.timeout,
-                limits: Limits::of(config),
-                user: config.user.clone(),
-                output_bytes: config.output_bytes,
                 concurrency,
                 slots: Arc::new(Semaphore::new(concurrency)),
                 waiting: AtomicUsize::new(0),
-                live: Mutex::new(HashSet::new()),
-                tasks: TaskTracker::new(),
-                closing: CancellationToken::new(),
+                live,
+                tasks,
+                _closing: closing.clone().drop_guard(),
+                closing,
             }),
         })
     }
@@ -106,8 +122,8 @@ impl Sandbox {
         job: Job,
         cancel: CancellationToken,
     ) -> Result<Execution, SandboxError> {
-        self.run_into(permit, job, cancel, Output::new(self.output_bytes()))
-            .await
+        let output = Output::new(self.output_bytes(&job.agent));
+        self.run_into(permit, job, cancel, output).await
     }
 
     /// As `run`, with the output readable in `output` while it comes.
@@ -120,9 +136,13 @@ impl Sandbox {
     ) -> Result<Execution, SandboxError> {
         check_permit(&permit, &job)?;
         job.validate()?;
-        job.timeout = job.timeout.min(self.inner.timeout);
+        let setting = self.inner.setting(&job.agent)?;
+        job.timeout = job.timeout.min(setting.timeout);
+        if job.workspace.is_none() {
+            job.workspace.clone_from(&setting.workspace);
+        }
         let slot = self.inner.slot(&cancel).await?;
-        let live = Live::enter(&self.inner, &job.id)?;
+        let live = self.inner.live.enter(&job.id)?;
         // The guard cancels when this future is dropped; the task sees to the rest.
         let stop = cancel.child_token();
         let guard = stop.clone().drop_guard();
@@ -132,7 +152,9 @@ impl Sandbox {
             let result = inner.execute(&job, &stop, &output).await;
             // The container is removed after the answer: nobody needs to wait for that.
             drop(reply.send(result));
-            inner.provider.clean(&job.id).await;
+            if let Ok(setting) = inner.setting(&job.agent) {
+                setting.provider.clean(&job.id).await;
+            }
             drop((live, slot));
         });
         let result = answer.await.unwrap_or(Err(SandboxError::TaskLost));
@@ -144,8 +166,12 @@ impl Sandbox {
     /// their processes, private directories. Call it at start and now and then.
     pub async fn remove_orphans(&self) -> Result<usize, SandboxError> {
         let inner = &self.inner;
-        let is_live = |id: &str| inner.live().contains(id);
-        let mut removed = inner.provider.remove_orphans(&inner.owner, is_live).await?;
+        let is_live = |id: &str| inner.live.contains(id);
+        let mut removed = 0;
+        for setting in inner.agents.values().flatten().chain([&inner.common]) {
+            let orphans = setting.provider.remove_orphans(&inner.owner, is_live);
+            removed += orphans.await?;
+        }
         // Whatever the provider is now: it may have been another before the restart.
         if let Ok(cgroups) = Cgroups::open(&inner.instance) {
             for leaf in cgroups.orphans(&inner.owner, is_live) {
@@ -160,16 +186,40 @@ impl Sandbox {
         Ok(removed)
     }
 
+    /// Of the agents that have no sandbox of their own.
     pub fn provider(&self) -> SandboxProvider {
-        self.inner.provider.kind()
+        self.inner.common.provider.kind()
+    }
+
+    pub fn provider_of(&self, agent: &str) -> SandboxProvider {
+        match self.inner.agents.get(&agent.to_lowercase()) {
+            Some(Ok(setting)) => setting.provider.kind(),
+            _ => self.provider(),
+        }
     }
 
     /// For a person: the provider, and what it is worth where that is little.
     pub fn in_words(&self) -> String {
-        match self.provider() {
-            SandboxProvider::None => "none: NOTHING IS CONTAINED, tools run on this host".into(),
-            provider => provider.as_str().to_owned(),
+        let mut text = in_words(self.provider());
+        let mut own: Vec<_> = self.inner.agents.iter().collect();
+        own.sort_by_key(|(id, _)| *id);
+        for (id, setting) in own {
+            text.push_str(&match setting {
+                Ok(setting) => format!("; {id}: {}", in_words(setting.provider.kind())),
+                Err(why) => format!("; {id}: NOT AVAILABLE, its tools are denied: {why}"),
+            });
         }
+        text
+    }
+
+    /// Agents whose own sandbox does not work, and why.
+    pub fn broken(&self) -> Vec<(String, String)> {
+        let agents = self.inner.agents.iter();
+        let mut broken: Vec<_> = agents
+            .filter_map(|(id, setting)| Some((id.clone(), setting.as_ref().err()?.clone())))
+            .collect();
+        broken.sort();
+        broken
     }
 
     /// The name of this daemon among those of the host.
@@ -180,14 +230,31 @@ impl Sandbox {
     /// Asks the provider whether it still works.
     pub async fn health(&self) -> Result<Health, SandboxError> {
         let inner = &self.inner;
-        let detail = inner.provider.health().await?;
+        let detail = inner.common.provider.health().await?;
         Ok(Health {
             provider: self.provider(),
             detail,
-            running: inner.live().len(),
+            running: inner.concurrency - inner.slots.available_permits(),
             waiting: inner.waiting.load(Ordering::Relaxed),
             slots: inner.concurrency,
         })
+    }
+
+    /// Waits until the pools are full; false if `deadline` passed first.
+    pub async fn warm_up(&self, deadline: Duration) -> bool {
+        let settings = || {
+            self.inner
+                .agents
+                .values()
+                .flatten()
+                .chain([&self.inner.common])
+        };
+        let full = async {
+            while !settings().all(Setting::is_warm) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(deadline, full).await.is_ok()
     }
 
     /// Refuses new executions, cancels the running and waits until all are removed; false if
@@ -201,26 +268,37 @@ impl Sandbox {
 
     /// Runs every escape probe without any containment, in namespaces of its own: each must find
     /// its way out.
-    pub fn negative_control(&self) -> Result<Vec<Finding>, SandboxError> {
-        let limits = self.limits();
-        probe_control::findings(limits.memory_bytes, limits.pids, self.output_bytes())
+    pub fn negative_control(&self, agent: &str) -> Result<Vec<Finding>, SandboxError> {
+        let limits = self.limits(agent);
+        probe_control::findings(limits.memory_bytes, limits.pids, self.output_bytes(agent))
     }
 
-    pub(super) fn limits(&self) -> Limits {
-        self.inner.limits
-    }
-
-    pub(super) fn user(&self) -> &str {
-        &self.inner.user
+    pub(super) fn limits(&self, agent: &str) -> Limits {
+        self.inner
+            .setting(agent)
+            .unwrap_or(&self.inner.common)
+            .limits
     }
 
     /// Kept bytes per stream, as configured.
-    pub fn output_bytes(&self) -> usize {
-        self.inner.output_bytes
+    pub fn output_bytes(&self, agent: &str) -> usize {
+        let setting = self.inner.setting(agent);
+        setting.unwrap_or(&self.inner.common).output_bytes
     }
 }
 
 impl Inner {
+    fn setting(&self, agent: &str) -> Result<&Setting, SandboxError> {
+        match self.agents.get(&agent.to_lowercase()) {
+            None => Ok(&self.common),
+            Some(Ok(setting)) => Ok(setting),
+            Some(Err(why)) => Err(SandboxError::Agent {
+                agent: agent.to_owned(),
+                why: why.clone(),
+            }),
+        }
+    }
+
     async fn slot(&self, cancel: &CancellationToken) -> Result<OwnedSemaphorePermit, SandboxError> {
         if self.closing.is_cancelled() {
             return Err(SandboxError::Closed);
@@ -249,7 +327,8 @@ impl Inner {
         output: &Output,
     ) -> Result<Execution, SandboxError> {
         let started = Instant::now();
-        let run = self.provider.run(&self.owner, job, stop, output);
+        let provider = &self.setting(&job.agent)?.provider;
+        let run = provider.run(&self.owner, job, stop, output);
         tokio::pin!(run);
         let ended = loop {
             tokio::select! {
@@ -269,9 +348,12 @@ impl Inner {
             stderr,
         })
     }
+}
 
-    fn live(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+fn in_words(provider: SandboxProvider) -> String {
+    match provider {
+        SandboxProvider::None => "none: NOTHING IS CONTAINED, tools run on this host".into(),
+        provider => provider.as_str().to_owned(),
     }
 }
 
@@ -307,33 +389,6 @@ impl<'a> Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Membership of an id in `Inner::live`.
-struct Live {
-    inner: Arc<Inner>,
-    id: String,
-}
-
-impl Live {
-    fn enter(inner: &Arc<Inner>, id: &str) -> Result<Self, SandboxError> {
-        if !inner.live().insert(id.to_owned()) {
-            return Err(SandboxError::InvalidJob {
-                field: "id",
-                problem: "is that of an execution that is not over",
-            });
-        }
-        Ok(Self {
-            inner: Arc::clone(inner),
-            id: id.to_owned(),
-        })
-    }
-}
-
-impl Drop for Live {
-    fn drop(&mut self) {
-        self.inner.live().remove(&self.id);
     }
 }
 

@@ -23,15 +23,20 @@ use tokio_util::sync::CancellationToken;
 use super::capture::Output;
 use super::docker_spec::{LABEL_EXEC, LABEL_INSTANCE, LABEL_MANAGED, LABEL_OWNER, Template};
 use super::host_process::{DRAIN, Ended};
+use super::live::LiveIds;
 use super::owner::Owner;
+use super::pool::Pool;
+use super::provider::workspace;
 use super::{Job, SandboxError};
+use crate::config::SandboxConfig;
 
 #[derive(Debug)]
 pub(super) struct DockerProvider {
-    client: Docker,
+    pub(super) client: Docker,
     pub(super) api: String,
     pub(super) image: String,
-    template: Template,
+    pub(super) template: Template,
+    pub(super) pool: Pool,
 }
 
 /// Connects, asks whether anybody answers, and settles on an API version both speak.
@@ -55,19 +60,28 @@ pub(super) async fn connect(socket: &Path) -> Result<Docker, SandboxError> {
 }
 
 impl DockerProvider {
-    /// `template` is given the id of the image once it is known to be there.
+    /// Completes `template` with what has to be asked of docker: is the image there, and the
+    /// runtime, and the network?
     pub(super) async fn open(
-        socket: &Path,
-        image: &str,
-        template: impl FnOnce(String) -> Result<Template, SandboxError>,
+        config: &SandboxConfig,
+        mut template: Template,
+        live: LiveIds,
     ) -> Result<Self, SandboxError> {
-        let client = connect(socket).await?;
-        let id = image_id(&client, image).await?;
+        let client = connect(&config.docker_socket).await?;
+        let image = config.image.clone().unwrap_or_default();
+        template.image_id = image_id(&client, &image).await?;
+        if let Some(runtime) = &config.runtime {
+            has_runtime(&client, runtime).await?;
+        }
+        template.runtime.clone_from(&config.runtime);
+        has_network(&client, &template.network).await?;
+        template.workspace = workspace(config);
         Ok(Self {
             api: client.client_version().to_string(),
             client,
-            image: image.to_owned(),
-            template: template(id)?,
+            image,
+            template,
+            pool: Pool::new(config.pool, live),
         })
     }
 
@@ -89,6 +103,9 @@ impl DockerProvider {
         cancel: &CancellationToken,
         output: &Output,
     ) -> Result<Ended, SandboxError> {
+        if let Some(ended) = self.run_warm(job, cancel, output).await? {
+            return Ok(ended);
+        }
         let name = self.container_name(job.id.as_str());
         let body = self.template.container(owner, job)?;
         let options = CreateContainerOptionsBuilder::new().name(&name).build();
@@ -130,7 +147,14 @@ impl DockerProvider {
 
     /// Removes the container of an execution; it is no error if there is none.
     pub(super) async fn clean(&self, id: &str) -> Result<(), SandboxError> {
-        self.remove(&self.container_name(id)).await
+        match self.pool.used_by(id) {
+            Some(warm) => {
+                self.remove(&warm).await?;
+                self.forget_warm(id);
+                Ok(())
+            }
+            None => self.remove(&self.container_name(id)).await,
+        }
     }
 
     /// Containers of this instance whose owner is gone, or that are ours but not `live`.
@@ -232,7 +256,7 @@ impl DockerProvider {
         Ok(())
     }
 
-    async fn remove(&self, name: &str) -> Result<(), SandboxError> {
+    pub(super) async fn remove(&self, name: &str) -> Result<(), SandboxError> {
         let options = RemoveContainerOptionsBuilder::new()
             .force(true)
             .v(true)
@@ -251,8 +275,55 @@ impl DockerProvider {
         }
     }
 
-    fn container_name(&self, id: &str) -> String {
+    pub(super) fn container_name(&self, id: &str) -> String {
         format!("clawsec-{}-{id}", self.template.instance)
+    }
+}
+
+/// A runtime is registered with the daemon or it is not; docker says so only when a container starts.
+async fn has_runtime(client: &Docker, runtime: &str) -> Result<(), SandboxError> {
+    let info = client
+        .info()
+        .await
+        .map_err(SandboxError::docker("ask for its runtimes"))?;
+    let mut known: Vec<String> = info.runtimes.unwrap_or_default().into_keys().collect();
+    if known.iter().any(|name| name == runtime) {
+        return Ok(());
+    }
+    known.sort();
+    Err(SandboxError::Unsupported {
+        provider: "docker",
+        key: "runtime",
+        problem: format!(
+            "it knows {}; install {runtime:?} and register it in /etc/docker/daemon.json",
+            known.join(", ")
+        ),
+    })
+}
+
+async fn has_network(client: &Docker, network: &str) -> Result<(), SandboxError> {
+    if network == "none" {
+        return Ok(());
+    }
+    let refuse = |problem: String| SandboxError::Unsupported {
+        provider: "docker",
+        key: "network",
+        problem,
+    };
+    match client.inspect_network(network, None).await {
+        Ok(found) if matches!(found.driver.as_deref(), Some("host" | "null")) => {
+            Err(refuse(format!("{network:?} is a network of the host")))
+        }
+        Ok(_) => Ok(()),
+        Err(DockerError::DockerResponseServerError {
+            status_code: 404, ..
+        }) => Err(refuse(format!(
+            "there is no {network:?}; make it with `docker network create --internal {network}`"
+        ))),
+        Err(source) => Err(SandboxError::Docker {
+            operation: "look for the network",
+            source,
+        }),
     }
 }
 
@@ -280,7 +351,7 @@ async fn image_id(client: &Docker, image: &str) -> Result<String, SandboxError> 
 }
 
 /// Writes the input and closes that direction. A tool that does not read ends this early.
-async fn feed(mut input: Pin<Box<dyn AsyncWrite + Send>>, bytes: Vec<u8>) {
+pub(super) async fn feed(mut input: Pin<Box<dyn AsyncWrite + Send>>, bytes: Vec<u8>) {
     if bytes.is_empty() {
         return;
     }
@@ -289,7 +360,7 @@ async fn feed(mut input: Pin<Box<dyn AsyncWrite + Send>>, bytes: Vec<u8>) {
 }
 
 /// Reads on past the cap, so that the tool never blocks; the end of the stream is the container's.
-async fn drain(
+pub(super) async fn drain(
     mut stream: Pin<Box<dyn Stream<Item = Result<LogOutput, DockerError>> + Send>>,
     output: Output,
 ) {

@@ -16,7 +16,7 @@ use super::host_process::{FSIZE_BYTES, NOFILE};
 use super::job::{MountAccess, WORKSPACE};
 use super::limits::Limits;
 use super::owner::Owner;
-use super::{Job, SandboxError, seccomp};
+use super::{Job, Mount, SandboxError, seccomp};
 
 /// What every container of this daemon has in common.
 #[derive(Debug)]
@@ -24,6 +24,9 @@ pub(super) struct Template {
     pub(super) instance: String,
     /// The image's id, not its name: what was checked at start is what runs.
     pub(super) image_id: String,
+    pub(super) runtime: Option<String>,
+    /// The folder that idle containers have, and an execution must want to use one.
+    pub(super) workspace: Option<Mount>,
     pub(super) limits: Limits,
     /// Shared by all containers: the kernel counts processes of one user.
     pub(super) user_processes: u64,
@@ -35,7 +38,6 @@ pub(super) struct Template {
 impl Template {
     pub(super) fn new(
         instance: &str,
-        image_id: String,
         limits: Limits,
         user_processes: u64,
         network: Option<&str>,
@@ -51,7 +53,9 @@ impl Template {
         }
         Ok(Self {
             instance: instance.to_owned(),
-            image_id,
+            image_id: String::new(),
+            runtime: None,
+            workspace: None,
             limits,
             user_processes,
             network: network.to_owned(),
@@ -143,6 +147,7 @@ impl Template {
         }
         Ok(HostConfig {
             network_mode: Some(self.network.clone()),
+            runtime: self.runtime.clone(),
             cap_drop: Some(vec!["ALL".into()]),
             security_opt: Some(vec![
                 "no-new-privileges".into(),
@@ -203,7 +208,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
-    use super::super::{JobCommand, Mount};
+    use super::super::JobCommand;
     use super::*;
 
     const LIMITS: Limits = Limits {
@@ -213,7 +218,7 @@ mod tests {
     };
 
     fn template(network: Option<&str>) -> Result<Template, SandboxError> {
-        Template::new("t", "sha256:x".into(), LIMITS, 512, network)
+        Template::new("t", LIMITS, 512, network)
     }
 
     fn job(workspace: Option<Mount>) -> Job {
@@ -241,6 +246,8 @@ mod tests {
         assert_eq!(body.entrypoint, Some(vec!["a".into()]));
         assert_eq!(body.cmd, Some(vec!["b c".into()]));
         assert_eq!(host.network_mode.as_deref(), Some("none"));
+        assert_eq!((host.privileged, host.init), (Some(false), Some(true)));
+        assert_eq!(host.ipc_mode.as_deref(), Some("none"));
         assert_eq!(host.cap_drop, Some(vec!["ALL".into()]));
         assert_eq!(host.cap_add, None);
         assert_eq!(host.readonly_rootfs, Some(true));

@@ -37,6 +37,8 @@ pub enum SandboxError {
         key: &'static str,
         problem: String,
     },
+    #[error("the sandbox of the agent {agent:?} is not available: {why}")]
+    Agent { agent: String, why: String },
     #[error("this provider needs root to give up its rights before it runs a tool")]
     NotRoot,
     #[error("the user {name:?} cannot run tools: {problem}")]

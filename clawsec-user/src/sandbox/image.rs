@@ -1,23 +1,110 @@
-//! The default image, built on this host without any registry: a static busybox and nothing else.
+//! The default image, built on this host without any registry: a static busybox and nothing else,
+//! or a folder that the operator names.
 //!
 //! Invariant: it runs only when a person asks for it (`clawsec sandbox image`) or a test does;
 //! no start of the daemon builds or pulls anything.
 
 use std::io;
 use std::path::Path;
+use std::process::Stdio;
 
-use bollard::query_parameters::CreateImageOptionsBuilder;
-use futures_util::StreamExt;
+use bollard::query_parameters::{CreateImageOptionsBuilder, RemoveImageOptions};
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+use tokio::io::AsyncReadExt;
+use tokio::process::{Child, ChildStdout};
 
 use super::SandboxError;
 use super::docker::connect;
 
-/// Builds the image `name` (`repository[:tag]`) and returns its id.
-pub async fn build(socket: &Path, name: &str) -> Result<String, SandboxError> {
+/// Builds the image `name` (`repository[:tag]`), of `folder` or else of busybox; returns its id.
+pub async fn build(
+    socket: &Path,
+    name: &str,
+    folder: Option<&Path>,
+) -> Result<String, SandboxError> {
     let (repository, tag) = split_name(name).ok_or(SandboxError::InvalidJob {
         field: "image name",
         problem: "is not `repository` or `repository:tag`",
     })?;
+    let client = connect(socket).await?;
+    let options = CreateImageOptionsBuilder::new()
+        .from_src("-")
+        .repo(repository)
+        .tag(tag)
+        .message("clawsec's sandbox, made on this host")
+        .build();
+    let (body, packing) = match folder {
+        None => (bollard::body_full(busybox_archive().await?.into()), None),
+        Some(folder) => {
+            let mut packing = pack(folder)?;
+            let archive = packing.stdout.take().ok_or(SandboxError::TaskLost)?;
+            (bollard::body_try_stream(chunks(archive)), Some(packing))
+        }
+    };
+    let mut progress = client.create_image(Some(options), Some(body), None);
+    while let Some(step) = progress.next().await {
+        step.map_err(SandboxError::docker("import the image"))?;
+    }
+    if let Some(mut packing) = packing {
+        let status = packing.wait().await.map_err(|source| SandboxError::Wait {
+            program: TAR.into(),
+            source,
+        })?;
+        if !status.success() {
+            // Half a file system must not stay under the name.
+            let removed = client.remove_image(name, None::<RemoveImageOptions>, None);
+            drop(removed.await);
+            let source = io::Error::other(format!("{TAR} ended with {status}"));
+            return Err(SandboxError::file("pack", folder.unwrap_or(Path::new("")))(
+                source,
+            ));
+        }
+    }
+    let image = client
+        .inspect_image(name)
+        .await
+        .map_err(SandboxError::docker("look for the image it imported"))?;
+    Ok(image.id.unwrap_or_default())
+}
+
+/// The folder as a stream, its files root's whoever owns them here.
+fn pack(folder: &Path) -> Result<Child, SandboxError> {
+    let shell = folder.join("bin/sh");
+    // A folder given by mistake is more likely than a root file system without a shell.
+    std::fs::symlink_metadata(&shell).map_err(SandboxError::file("find the shell", &shell))?;
+    tokio::process::Command::new(TAR)
+        .arg("--create")
+        .arg("--directory")
+        .arg(folder)
+        .args([
+            "--owner=0",
+            "--group=0",
+            "--numeric-owner",
+            "--one-file-system",
+            ".",
+        ])
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|source| SandboxError::Spawn {
+            program: TAR.into(),
+            source,
+        })
+}
+
+fn chunks(archive: ChildStdout) -> impl Stream<Item = io::Result<Bytes>> {
+    futures_util::stream::try_unfold(archive, |mut archive| async move {
+        let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
+        let length = archive.read_buf(&mut chunk).await?;
+        Ok((length > 0).then(|| (chunk.freeze(), archive)))
+    })
+}
+
+async fn busybox_archive() -> Result<Vec<u8>, SandboxError> {
     let busybox = std::fs::read(BUSYBOX).map_err(SandboxError::file(
         "read (apt-get install busybox-static)",
         BUSYBOX,
@@ -30,25 +117,7 @@ pub async fn build(socket: &Path, name: &str) -> Result<String, SandboxError> {
         )(source));
     }
     let applets = applets().await?;
-    let archive = root_file_system(&busybox, &applets);
-
-    let client = connect(socket).await?;
-    let options = CreateImageOptionsBuilder::new()
-        .from_src("-")
-        .repo(repository)
-        .tag(tag)
-        .message("clawsec's default sandbox: static busybox")
-        .build();
-    let body = bollard::body_full(archive.into());
-    let mut progress = client.create_image(Some(options), Some(body), None);
-    while let Some(step) = progress.next().await {
-        step.map_err(SandboxError::docker("import the image"))?;
-    }
-    let image = client
-        .inspect_image(name)
-        .await
-        .map_err(SandboxError::docker("look for the image it imported"))?;
-    Ok(image.id.unwrap_or_default())
+    Ok(root_file_system(&busybox, &applets))
 }
 
 /// `a/b:c` → (`a/b`, `c`); a port in a registry's name is not a tag, and a digest cannot be given.
@@ -180,6 +249,8 @@ fn is_static_elf(file: &[u8]) -> bool {
     file.starts_with(b"\x7fELF\x02\x01") && has_interpreter() == Some(false)
 }
 
+const TAR: &str = "tar";
+const CHUNK_BYTES: usize = 64 * 1024;
 const BUSYBOX: &str = "/bin/busybox";
 const BLOCK: usize = 512;
 const CHECKSUM: usize = 148;

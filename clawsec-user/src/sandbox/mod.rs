@@ -11,11 +11,13 @@ mod capture;
 mod dispatch;
 mod error;
 mod job;
+mod live;
 mod provider;
 
 mod docker;
 mod docker_spec;
 mod image;
+mod pool;
 mod seccomp;
 
 mod bare;
@@ -36,6 +38,7 @@ mod cgroup;
 mod child;
 mod host_process;
 mod limits;
+mod oom;
 mod owner;
 mod scratch;
 mod user;

@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use super::owner::start_ticks;
 use super::probe_inside::{Inside, OUTPUT, PROBES, TIME};
 use super::user::ToolUser;
-use super::{Execution, Job, JobCommand, Mount, MountAccess, Sandbox, SandboxError};
-use crate::config::SandboxProvider;
+use super::{Execution, Job, JobCommand, Sandbox, SandboxError};
+use crate::config::{SandboxConfig, SandboxProvider, WorkspaceAccess};
 use crate::policy::Permit;
 
 /// One row of the table.
@@ -47,23 +47,32 @@ impl Verdict {
     }
 }
 
-/// Runs every probe in the sandbox. `permit` gives one permit for each execution, for `agent`.
+/// Runs every probe in the sandbox of `agent`, as the daemon would: out of the pool where there is
+/// one. `permit` gives a permit for each execution. The sandbox comes back, to be closed.
 pub async fn probe(
-    sandbox: &Sandbox,
+    config: &SandboxConfig,
+    instance: &str,
     agent: &str,
     permit: impl Fn() -> Option<Permit>,
-) -> Result<Vec<Finding>, SandboxError> {
-    let user = match sandbox.provider() {
-        SandboxProvider::Docker | SandboxProvider::Auto => None,
-        _ => ToolUser::find_for_native(sandbox.user()).ok(),
-    };
+) -> Result<(Sandbox, Vec<Finding>), SandboxError> {
+    let user = ToolUser::find_for_native(&config.user).ok();
     let stage = Stage::build(user.as_ref())?;
-    let limits = sandbox.limits();
-    let asked = stage.asked(
-        limits.memory_bytes,
-        limits.pids,
-        sandbox.output_bytes() as u64,
-    );
+    let mut own = SandboxConfig {
+        agents: BTreeMap::new(),
+        workspace: Some(stage.workspace()),
+        workspace_access: WorkspaceAccess::ReadOnly,
+        ..config.of(Some(agent)).clone()
+    };
+    if own.provider == SandboxProvider::None {
+        // It cannot make one read-only; the row says so.
+        own.workspace_access = WorkspaceAccess::ReadWrite;
+    }
+    let sandbox = Sandbox::open(&own, instance).await?;
+    // What an earlier run left when it was killed.
+    sandbox.remove_orphans().await?;
+    sandbox.warm_up(ROOM).await;
+    let (kept, limits) = (sandbox.output_bytes(agent), sandbox.limits(agent));
+    let asked = stage.asked(limits.memory_bytes, limits.pids, kept as u64);
     let run = async |only: Option<&'static str>| {
         let mut argv = stage.argv();
         argv.extend(arguments(&asked, only));
@@ -73,14 +82,7 @@ pub async fn probe(
             command: JobCommand::Argv(argv),
             env: BTreeMap::new(),
             workdir: None,
-            workspace: Some(Mount {
-                source: stage.workspace(),
-                access: match sandbox.provider() {
-                    // It cannot make one read-only; the row says so.
-                    SandboxProvider::None => MountAccess::ReadWrite,
-                    _ => MountAccess::ReadOnly,
-                },
-            }),
+            workspace: None,
             stdin: Vec::new(),
             timeout: if only == Some(TIME) { LIMIT } else { ROOM },
         };
@@ -90,10 +92,10 @@ pub async fn probe(
     let mut findings = rows_of(&run(None).await?);
     for probe in PROBES.iter().filter(|probe| probe.alone) {
         let execution = run(Some(probe.name)).await?;
-        let verdict = judge_alone(probe.name, &execution, sandbox.output_bytes());
+        let verdict = judge_alone(probe.name, &execution, kept);
         findings.push(finding(probe.name, verdict));
     }
-    Ok(findings)
+    Ok((sandbox, findings))
 }
 
 /// What the rows that run together have said; one that has said nothing counts as open.

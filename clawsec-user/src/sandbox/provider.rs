@@ -3,9 +3,11 @@
 //! Invariant: what is opened is what was asked for. No provider stands in for another that does
 //! not work.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::bare::Bare;
 use super::capture::Output;
@@ -15,16 +17,65 @@ use super::docker_spec::Template;
 use super::firejail::{self, Firejail};
 use super::host_process::{Ended, Host};
 use super::limits::Limits;
+use super::live::LiveIds;
 use super::native::Native;
 use super::owner::Owner;
 use super::scratch::Scratches;
 use super::user::ToolUser;
-use super::{Job, SandboxError};
-use crate::config::{SandboxConfig, SandboxNetwork, SandboxProvider};
+use super::{Job, Mount, MountAccess, SandboxError};
+use crate::config::{SandboxConfig, SandboxNetwork, SandboxProvider, WorkspaceAccess};
+
+/// A provider with what else holds for the agents it is for.
+#[derive(Debug)]
+pub(super) struct Setting {
+    pub(super) provider: Provider,
+    pub(super) timeout: Duration,
+    pub(super) limits: Limits,
+    pub(super) output_bytes: usize,
+    pub(super) workspace: Option<Mount>,
+}
+
+impl Setting {
+    pub(super) async fn open(
+        config: &SandboxConfig,
+        instance: &str,
+        owner: &Owner,
+        live: &LiveIds,
+    ) -> Result<Self, SandboxError> {
+        Ok(Self {
+            provider: Provider::open(config, instance, owner, live).await?,
+            timeout: config.timeout,
+            limits: Limits::of(config),
+            output_bytes: config.output_bytes,
+            workspace: workspace(config),
+        })
+    }
+
+    /// Whether as many idle containers stand ready as were asked for.
+    pub(super) fn is_warm(&self) -> bool {
+        match &self.provider {
+            Provider::Docker(docker) => !docker.pool.lacks(),
+            _ => true,
+        }
+    }
+
+    /// Keeps idle containers until `closing`.
+    pub(super) fn keep_pool(
+        &self,
+        tasks: &TaskTracker,
+        owner: &Owner,
+        closing: &CancellationToken,
+    ) {
+        if let Provider::Docker(docker) = &self.provider {
+            let work = Arc::clone(docker).keep_pool(owner.clone(), closing.clone());
+            tasks.spawn(work);
+        }
+    }
+}
 
 #[derive(Debug)]
 pub(super) enum Provider {
-    Docker(DockerProvider),
+    Docker(Arc<DockerProvider>),
     Firejail(Firejail),
     Native(Native),
     Bare(Bare),
@@ -36,6 +87,7 @@ impl Provider {
         config: &SandboxConfig,
         instance: &str,
         owner: &Owner,
+        live: &LiveIds,
     ) -> Result<Self, SandboxError> {
         let limits = Limits::of(config);
         // The kernel counts by user over all executions at once: room for every slot, and for a
@@ -65,9 +117,9 @@ impl Provider {
         };
         Ok(match chosen(config) {
             SandboxProvider::Auto | SandboxProvider::Docker => {
-                let image = config.image.as_deref().unwrap_or_default();
-                let template = |id| Template::new(instance, id, limits, user_processes, named);
-                Self::Docker(DockerProvider::open(&config.docker_socket, image, template).await?)
+                let template = Template::new(instance, limits, user_processes, named)?;
+                let docker = DockerProvider::open(config, template, live.clone()).await?;
+                Self::Docker(Arc::new(docker))
             }
             SandboxProvider::Firejail => Self::Firejail(
                 Firejail::open(host(ToolUser::find)?, Scratches::open(instance)?).await?,
@@ -166,6 +218,17 @@ impl Provider {
             Self::Firejail(_) | Self::Native(_) | Self::Bare(_) => Ok(0),
         }
     }
+}
+
+/// The agent's folder, where tools may see it.
+pub(super) fn workspace(config: &SandboxConfig) -> Option<Mount> {
+    let access = match config.workspace_access {
+        WorkspaceAccess::None => return None,
+        WorkspaceAccess::ReadOnly => MountAccess::ReadOnly,
+        WorkspaceAccess::ReadWrite => MountAccess::ReadWrite,
+    };
+    let source = config.workspace.clone()?;
+    Some(Mount { source, access })
 }
 
 /// Where the configuration leaves it open: what is installed, in this order; `native` needs

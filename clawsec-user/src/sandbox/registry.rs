@@ -78,7 +78,7 @@ impl Registry {
         at_end: impl FnOnce(&Result<Execution, SandboxError>) + Send + 'static,
     ) -> Result<(), RegistryError> {
         let (id, agent) = (job.id.clone(), job.agent.clone());
-        let output = Output::new(self.sandbox.output_bytes());
+        let output = Output::new(self.sandbox.output_bytes(&agent));
         let cancel = CancellationToken::new();
         {
             let mut slots = self.lock();

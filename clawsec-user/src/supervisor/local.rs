@@ -208,9 +208,8 @@ pub(super) async fn execute(
             return Err(format!("the sandbox is not available: {why}"));
         }
     };
-    let timeout = timeout_ms.map_or(config.sandbox.timeout, |ms| {
-        config.sandbox.timeout.min(Duration::from_millis(ms))
-    });
+    let limit = config.sandbox.of(Some(&agent)).timeout;
+    let timeout = timeout_ms.map_or(limit, |ms| limit.min(Duration::from_millis(ms)));
     let job = Job {
         id: format!("op-{:08x}", rand_u32()),
         agent,
@@ -221,10 +220,11 @@ pub(super) async fn execute(
         stdin,
         timeout,
     };
+    let provider = tools.sandbox.provider_of(&job.agent);
     let result = tools.sandbox.run(permit, job, cancel).await;
     match &result {
         Ok(execution) => {
-            event.sandbox = Some(fact_of(execution, tools.sandbox.provider().as_str()));
+            event.sandbox = Some(fact_of(execution, provider.as_str()));
         }
         Err(error) => {
             event.outcome = Outcome::Error;

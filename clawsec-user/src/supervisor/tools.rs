@@ -96,7 +96,7 @@ async fn execute(
         call: call.clone(),
         generation: permit.generation(),
         rule: permit.rule().to_owned(),
-        provider: tools.sandbox.provider().as_str(),
+        provider: tools.sandbox.provider_of(&job.agent).as_str(),
     };
     if exec_in_background(call) {
         let session = job.id.clone();
@@ -136,7 +136,7 @@ fn exec_in_background(call: &ToolCall) -> bool {
 }
 
 fn job_of(state: &State, call: &ToolCall, exec: ExecCall) -> Job {
-    let limit = state.config().sandbox.timeout;
+    let limit = state.config().sandbox.of(call.agent.as_deref()).timeout;
     Job {
         id: call.request.clone(),
         agent: call.agent.clone().unwrap_or_else(|| "main".into()),

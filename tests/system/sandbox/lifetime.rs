@@ -234,6 +234,28 @@ pub(super) async fn registry_shows_only_ones_own(provider: SandboxProvider) {
     finish(sandbox).await;
 }
 
+/// What stands ready is one execution's, and goes with the daemon.
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_containers_are_used_once_and_leave_with_the_daemon() {
+    let instance = unique("idle");
+    let sandbox = super::setup::open_pooled_as(&instance).await;
+    assert!(sandbox.warm_up(Duration::from_secs(30)).await);
+    let before = remains(SandboxProvider::Docker, &instance).await;
+    assert_eq!(before.lines().count(), 2, "{before}");
+    assert_eq!(sandbox.remove_orphans().await.unwrap(), 0, "they are alive");
+    for _ in 0..4 {
+        let line = "cat /tmp/left left 2>/dev/null; echo x > left; cp left /tmp/; sleep 60 &";
+        let execution = super::shell(&sandbox, line).await;
+        assert_eq!(execution.stdout.total_bytes, 0, "of another: {execution:?}");
+    }
+    until("the first two are gone", || async {
+        let now = remains(SandboxProvider::Docker, &instance).await;
+        now.lines().all(|name| !before.contains(name))
+    })
+    .await;
+    finish(sandbox).await;
+}
+
 /// Prints what an execution of `true` costs; bounded loosely, so that only a disaster fails.
 pub(super) async fn start_cost(provider: SandboxProvider) {
     let sandbox = open(provider).await;

@@ -116,7 +116,7 @@ pub(super) async fn workspaces_keep_their_access(provider: SandboxProvider) {
 }
 
 /// A directory that both the tool user and docker's nobody may write.
-fn workspace() -> tempfile::TempDir {
+pub(crate) fn workspace() -> tempfile::TempDir {
     let dir = tempfile::Builder::new()
         .prefix("clawsec-ws-")
         .tempdir_in("/tmp")

@@ -3,7 +3,11 @@
 use std::sync::Once;
 use std::time::Duration;
 
-use clawsec_user::config::{SandboxConfig, SandboxNetwork, SandboxProvider};
+use clawsec_user::config::{SandboxConfig, SandboxProvider};
+use clawsec_user::policy::{
+    AddressPolicy, Credentials, KeyDigest, People, Permit, Policy, PrincipalSpec, Request,
+    RequestFacts, RequestLimit, Scope, ToolName, ToolRules, UnknownMethods,
+};
 use clawsec_user::sandbox::{Sandbox, SandboxError};
 
 use crate::system::docker as dockerd;
@@ -23,21 +27,25 @@ pub(super) async fn open_as(
     Sandbox::open(&config, instance).await
 }
 
+pub(super) async fn open_pooled_as(instance: &str) -> Sandbox {
+    let mut config = config(SandboxProvider::Docker);
+    config.docker_socket = dockerd::socket_with_image().await;
+    config.pool = 2;
+    Sandbox::open(&config, instance).await.unwrap()
+}
+
 pub(super) fn config(provider: SandboxProvider) -> SandboxConfig {
     SandboxConfig {
-        enabled: true,
         provider,
         image: Some(dockerd::IMAGE.into()),
-        network: SandboxNetwork::None,
         memory_bytes: 64 << 20,
-        cpu_millis: 1000,
         pids: 32,
         timeout: Duration::from_mins(1),
         output_bytes: 64 * 1024,
-        concurrency: 4,
         user: USER.into(),
         launcher: crate::system::daemon::clawsec(),
-        docker_socket: "/var/run/docker.sock".into(),
+        pool: 0,
+        ..SandboxConfig::defaults(true)
     }
 }
 
@@ -61,4 +69,46 @@ pub(crate) fn make_user() {
             assert!(made.success(), "useradd {USER}");
         }
     });
+}
+
+/// A permit as the daemon gets one: from a policy's decision.
+pub(super) fn permit() -> Permit {
+    permit_of("tester")
+}
+
+pub(super) fn permit_of(principal: &str) -> Permit {
+    let spec = PrincipalSpec {
+        id: principal.into(),
+        digest: KeyDigest([1; 32]),
+        path: "auth".into(),
+        scopes: vec![Scope::Admin],
+        user: None,
+        groups: None,
+        agents: None,
+        tools: ToolRules::default(),
+        not_before: None,
+        not_after: None,
+    };
+    let policy = Policy {
+        generation: 1,
+        addresses: AddressPolicy::default(),
+        credentials: Credentials::new([spec]),
+        people: People::default(),
+        tools: ToolRules::default(),
+        sandboxed: ToolRules::new("sandbox.tools", None, &["exec".into()], &[]).unwrap(),
+        agents: Vec::new(),
+        default_agent: "main".into(),
+        unknown_methods: UnknownMethods::Admin,
+        limit: RequestLimit {
+            enabled: false,
+            requests: 1,
+            window_ms: 1,
+        },
+    };
+    let principal = policy
+        .credentials
+        .authenticate(KeyDigest([1; 32]), 0)
+        .unwrap();
+    let facts = RequestFacts::new(Request::Tool(ToolName::new("exec")));
+    policy.decide(&principal, facts).unwrap()
 }

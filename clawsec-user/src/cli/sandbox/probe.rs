@@ -10,7 +10,7 @@ use super::runtime;
 use crate::causes::chain;
 use crate::policy::ToolName;
 use crate::sandbox::{
-    Control, Finding, Inside, Sandbox, SandboxError, Verdict, control as sandbox_control,
+    Control, Finding, Inside, SandboxError, Verdict, control as sandbox_control,
     inside as sandbox_inside, probe,
 };
 
@@ -104,16 +104,14 @@ pub(super) fn run(arguments: &ProbeArguments) -> CommandResult {
     let absent = |error: SandboxError| Failure::absent(anyhow::anyhow!(chain(&error)));
     let (provider, findings, control) = runtime()?
         .block_on(async {
-            let sandbox = Sandbox::open(&config.sandbox, INSTANCE).await?;
-            // What an earlier run left when it was killed.
-            sandbox.remove_orphans().await?;
-            let findings = probe(&sandbox, &arguments.agent, permit).await?;
+            let agent = arguments.agent.as_str();
+            let (sandbox, findings) = probe(&config.sandbox, INSTANCE, agent, permit).await?;
             let control = if arguments.no_control {
                 None
             } else {
-                Some(sandbox.negative_control()?)
+                Some(sandbox.negative_control(agent)?)
             };
-            let provider = sandbox.provider().as_str();
+            let provider = sandbox.provider_of(agent).as_str();
             sandbox.close(CLOSE).await;
             Ok((provider, findings, control))
         })

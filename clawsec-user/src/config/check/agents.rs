@@ -1,18 +1,27 @@
 //! `agents.list`: each agent's workspace, tools, and the tokens that may name it alone.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::super::model::{SandboxConfig, WorkspaceAccess};
 use super::super::near;
 use super::super::reader::{Field, Section};
+use super::sandbox;
 use crate::policy::{Agent, PrincipalSpec};
 
 /// Reads the agents and binds the tokens they list to them.
-pub(super) fn read(section: &mut Section<'_, '_>, principals: &mut [PrincipalSpec]) -> Agents {
+pub(super) fn read(
+    section: &mut Section<'_, '_>,
+    principals: &mut [PrincipalSpec],
+    sandbox: &mut SandboxConfig,
+) -> Agents {
     let mut agents: Vec<Agent> = Vec::new();
     let mut default: Option<String> = None;
     let read = section.at("list").list(|field| {
         let known = |id: &str| agents.iter().any(|agent| agent.id.eq_ignore_ascii_case(id));
         let agent = field.object(|entry| {
             let is_default = entry.at("default").boolean() == Some(true);
-            let agent = agent(entry, &known, principals)?;
+            let agent = agent(entry, &known, principals, sandbox)?;
             if is_default {
                 match &default {
                     None => default = Some(agent.id.clone()),
@@ -56,6 +65,7 @@ fn agent(
     entry: &mut Section<'_, '_>,
     known: &dyn Fn(&str) -> bool,
     principals: &mut [PrincipalSpec],
+    sandbox: &mut SandboxConfig,
 ) -> Option<Agent> {
     let id = entry.at("id").required("the agent's id").parsed(
         "letters, digits, `_`, `-`, at most 64",
@@ -76,12 +86,10 @@ fn agent(
     }
     let workspace = entry.at("workspace").file();
     let tools = entry.at("tools").section(super::tools);
-    // The gateway's keys are gone already; clawsec has one sandbox for all agents so far.
-    entry.at("sandbox").object(|sandbox| {
-        for key in SANDBOX {
-            sandbox.at(key).unavailable();
-        }
-    });
+    let own_sandbox = own_sandbox(entry, sandbox, workspace.as_ref());
+    if let (Some(id), Some(own)) = (&id, own_sandbox) {
+        sandbox.agents.insert(id.clone(), own);
+    }
     // Names can only be judged where every token could be read.
     let complete = !entry.report.has_problem_under("security.auth");
     entry
@@ -92,6 +100,38 @@ fn agent(
         workspace: workspace.and_then(|path| path.to_str().map(str::to_owned)),
         tools,
     })
+}
+
+/// The agent's sandbox, where it is another than everybody's. The gateway's keys are gone already.
+fn own_sandbox(
+    entry: &mut Section<'_, '_>,
+    common: &SandboxConfig,
+    workspace: Option<&PathBuf>,
+) -> Option<SandboxConfig> {
+    let common = SandboxConfig {
+        agents: BTreeMap::new(),
+        ..common.clone()
+    };
+    let field = entry.at("sandbox");
+    let place = field.path().to_owned();
+    let offset = field.offset();
+    let said = field.object(|section| {
+        for key in COMMON {
+            section.at(key).for_all_agents();
+        }
+        sandbox::settings(section, &common, Some(&common.networks))
+    });
+    let mut own = said.unwrap_or_else(|| common.clone());
+    if own.workspace_access != WorkspaceAccess::None {
+        own.workspace = workspace.cloned();
+        if own.workspace.is_none() && own.workspace_access != common.workspace_access {
+            let message = "needs the agent's folder: `workspace` beside `sandbox`";
+            entry
+                .report
+                .problem(offset, &format!("{place}.workspace"), message);
+        }
+    }
+    (own != common).then_some(own)
 }
 
 /// Lets the token name this agent, and none but those that list it.
@@ -138,18 +178,13 @@ fn warn_of_strangers(
     }
 }
 
-const SANDBOX: &[&str] = &[
+/// What is said in `security.sandbox`, for all agents at once.
+const COMMON: &[&str] = &[
     "enabled",
-    "provider",
     "tools",
-    "image",
-    "network",
-    "memory",
-    "cpus",
-    "pids",
-    "timeout",
-    "output",
-    "pool",
+    "networks",
     "concurrency",
     "user",
+    "dockerSocket",
+    "nodeHost",
 ];

@@ -36,8 +36,8 @@ use super::serve::{self, GatewayError};
 use super::shared::Deadlines;
 use crate::config::{
     AuditConfig, AuditOnFailure, Config, Fsync, GatewayConfig, KernelConfig, OnExit, SandboxConfig,
-    SandboxNetwork, SandboxProvider, TlsConfig, TlsVersion, UiAccess, Upstream, UpstreamAuth,
-    XdpMode, certificate_digest,
+    SandboxProvider, TlsConfig, TlsVersion, UiAccess, Upstream, UpstreamAuth, XdpMode,
+    certificate_digest,
 };
 use crate::event::{Event, EventKind, Outcome};
 use crate::ipc::{self, OwnRole, OwnState, PolicyUpdate, TlsMaterial, ToGateway, ToSupervisor};
@@ -234,19 +234,10 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
         },
         ban: None,
         sandbox: SandboxConfig {
-            enabled: true,
             provider: SandboxProvider::None,
-            image: None,
-            network: SandboxNetwork::None,
-            memory_bytes: 0,
-            cpu_millis: 0,
-            pids: 0,
             timeout: Duration::from_secs(5),
-            output_bytes: 0,
             concurrency: 1,
-            user: String::new(),
-            launcher: PathBuf::new(),
-            docker_socket: PathBuf::new(),
+            ..SandboxConfig::defaults(true)
         },
         node_host: rules["node"].as_str().map(str::to_owned),
         audit: AuditConfig {

@@ -203,8 +203,28 @@ fn what_one_section_gets_wrong_is_said_once() {
         ),
         (
             "",
-            r#"agents: { list: [{ id: "w", sandbox: { memory: "1g" } }] }"#,
-            "agents.list[0].sandbox.memory: not available in this version of clawsec; leave it out",
+            r#"agents: { list: [{ id: "w", sandbox: { user: "x" } }] }"#,
+            "agents.list[0].sandbox.user: is said in `security.sandbox`, for all agents; leave it out here",
+        ),
+        (
+            "",
+            r#"agents: { list: [{ id: "w", sandbox: { workspace: "rw" } }] }"#,
+            "agents.list[0].sandbox.workspace: needs the agent's folder: `workspace` beside `sandbox`",
+        ),
+        (
+            r#"sandbox: { networks: ["tools"] }"#,
+            r#"agents: { list: [{ id: "w", sandbox: { network: "lan" } }] }"#,
+            "agents.list[0].sandbox.network: is not in `security.sandbox.networks`",
+        ),
+        (
+            r#"sandbox: { network: "lan", networks: ["tools"] }"#,
+            "",
+            "security.sandbox.network: is not in `security.sandbox.networks`",
+        ),
+        (
+            r#"sandbox: { runtime: "a b" }"#,
+            "",
+            "security.sandbox.runtime: found \"a b\", expected the name of a runtime that docker knows, such as \"runsc\"",
         ),
         (
             "",

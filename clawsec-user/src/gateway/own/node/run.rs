@@ -156,7 +156,8 @@ impl Node {
                 background: false,
             },
         );
-        let deadline = judging.snapshot.config.sandbox.timeout + ANSWER_SLACK;
+        let sandbox = &judging.snapshot.config.sandbox;
+        let deadline = sandbox.of(call.agent.as_deref()).timeout + ANSWER_SLACK;
         match self.gateway.link.run_tool(call, deadline).await {
             Ok(ToolAnswer::Done(reply)) => answer::done(reply.details),
             // The supervisor has recorded these.
