@@ -5,6 +5,7 @@
 //! and the user `clawsec-sbx`, which is made if it is missing; `firejail::…` needs firejail.
 
 mod lifetime;
+mod load;
 mod probe;
 mod setup;
 
@@ -36,6 +37,7 @@ macro_rules! provider {
                 cancel_kills, dropping_the_caller_kills, orphans_of_a_crash, queue_is_bounded,
                 registry_shows_only_ones_own, start_cost,
             }
+            provider! { @load $provider, two_hundred_at_once, a_killed_daemon_leaves_nothing, }
             provider! { @probe $provider, system_calls_are_filtered, workspaces_keep_their_access, }
         }
     };
@@ -51,6 +53,12 @@ macro_rules! provider {
         #[tokio::test(flavor = "multi_thread")]
         async fn $name() {
             super::probe::$name($provider).await;
+        }
+    )* };
+    (@load $provider:expr, $($name:ident,)*) => { $(
+        #[tokio::test(flavor = "multi_thread")]
+        async fn $name() {
+            super::load::$name($provider).await;
         }
     )* };
     (@lifetime $provider:expr, $($name:ident,)*) => { $(

@@ -163,6 +163,7 @@ async fn serve(
         .map(|within| state.confirmation.begin(config.policy.generation, within));
     drop(config);
     tasks.spawn(presence::follow(Arc::clone(state)));
+    tasks.spawn(sweep(Arc::clone(state)));
 
     let result = tokio::select! {
         result = signals.until_stop(state, applied, probation) => result,
@@ -247,6 +248,27 @@ pub(super) async fn open_tools(config: &Config) -> Result<Tools, String> {
         }
     }
 }
+
+/// Removes orphans again and again: docker may have been making a container when the daemon that
+/// asked for it was killed, and shows it after the new one has started.
+async fn sweep(state: Arc<State>) {
+    let mut pause = SWEEP_FIRST;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = SWEEP;
+        let Ok(tools) = state.tools() else {
+            continue;
+        };
+        match tools.sandbox.remove_orphans().await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "removed executions of an earlier daemon"),
+            Err(error) => tracing::warn!("remove orphans: {}", causes::chain(&error)),
+        }
+    }
+}
+
+const SWEEP_FIRST: Duration = Duration::from_secs(5);
+const SWEEP: Duration = Duration::from_mins(1);
 
 /// Kills what still runs and waits until it is removed.
 pub(super) async fn close_tools(tools: &Tools) {

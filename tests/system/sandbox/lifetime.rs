@@ -297,7 +297,7 @@ pub(super) async fn remains(provider: SandboxProvider, instance: &str) -> String
     names.join("\n")
 }
 
-async fn until<F: Future<Output = bool>>(what: &str, mut state: impl FnMut() -> F) {
+pub(super) async fn until<F: Future<Output = bool>>(what: &str, mut state: impl FnMut() -> F) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !state().await {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
