@@ -16,6 +16,9 @@ pub(crate) enum What {
     Kernel,
     /// The gateway beside nginx: root, nginx-light, wrk.
     Gateway,
+    /// One execution beside docker exec, docker run and bwrap: root, dockerd, busybox-static,
+    /// bubblewrap.
+    Sandbox,
 }
 
 pub(crate) fn run(what: What) -> anyhow::Result<()> {
@@ -25,7 +28,23 @@ pub(crate) fn run(what: What) -> anyhow::Result<()> {
     match what {
         What::Kernel => kernel(),
         What::Gateway => bench_gateway::run(),
+        What::Sandbox => sandbox(),
     }
+}
+
+fn sandbox() -> anyhow::Result<()> {
+    let program = build::build(true).context("build the daemon")?;
+    let root = xtask::root();
+    let status = Command::new(env!("CARGO"))
+        .args(["test", "--package", "clawsec-tests", "--bench", "sandbox"])
+        .env("CLAWSEC_BIN", program)
+        .env("CLAWSEC_BENCH_OUT", root.join("target/bench/sandbox.json"))
+        .status()
+        .context("run the benchmark")?;
+    if !status.success() {
+        bail!("the benchmark failed");
+    }
+    Ok(())
 }
 
 fn kernel() -> anyhow::Result<()> {

@@ -224,23 +224,26 @@ impl DockerProvider {
         tokio::select! {
             // The streams' end is the command's, unless it left something that writes.
             _ = &mut draining => {}
-            () = self.gone(exec) => {}
+            () = self.gone(exec, LOOK) => {}
             () = sleep(job.timeout) => ended.timed_out = true,
             () = cancel.cancelled() => ended.cancelled = true,
         }
         if ended.timed_out {
             self.ask_to_end(name).await;
-            timeout(GRACE, self.gone(exec)).await.ok();
+            timeout(GRACE, self.gone(exec, FIRST)).await.ok();
         } else if !ended.cancelled {
             // Both streams may end a moment before it does.
-            timeout(SETTLED, self.gone(exec)).await.ok();
+            timeout(SETTLED, self.gone(exec, Duration::ZERO)).await.ok();
         }
         self.read_warm_end(name, exec, &mut ended, output).await?;
-        // Whatever is left in it ends now; the container itself is removed after the answer.
-        let options = KillContainerOptionsBuilder::new().signal("SIGKILL").build();
-        drop(self.client.kill_container(name, Some(options)).await);
-        if !draining.is_finished() && timeout(SETTLED, &mut draining).await.is_err() {
-            draining.abort();
+        // What is left in it ends when it is removed, after the answer; here only where it still
+        // writes, so that the answer is whole.
+        if !draining.is_finished() {
+            let options = KillContainerOptionsBuilder::new().signal("SIGKILL").build();
+            drop(self.client.kill_container(name, Some(options)).await);
+            if timeout(SETTLED, &mut draining).await.is_err() {
+                draining.abort();
+            }
         }
         feeding.abort();
         Ok(ended)
@@ -248,15 +251,16 @@ impl DockerProvider {
 
     /// Waits until the command does not run. Docker has no call that waits for one, so it is asked
     /// again, ever less often.
-    async fn gone(&self, exec: &str) {
-        let mut pause = Duration::from_millis(2);
+    async fn gone(&self, exec: &str, first: Duration) {
+        sleep(first).await;
+        let mut pause = FIRST;
         loop {
             match self.client.inspect_exec(exec).await {
                 Ok(found) if found.running == Some(true) => {}
                 _ => return,
             }
             sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(100));
+            pause = (pause * 2).min(LOOK);
         }
     }
 
@@ -328,6 +332,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Of the image's own: longer than a daemon lives.
 const SLEEP: [&str; 2] = ["sleep", "2147483647"];
+/// Between two questions, at least and at most.
+const FIRST: Duration = Duration::from_millis(2);
+const LOOK: Duration = Duration::from_millis(100);
 const RETRY: Duration = Duration::from_secs(5);
 /// For what docker says of an end.
 const SETTLED: Duration = Duration::from_millis(500);
