@@ -57,7 +57,8 @@ pub(crate) fn check(arguments: &CheckArguments) -> CommandResult {
     });
     let warnings: Vec<&Warning> = config.warnings.iter().chain(&broken).collect();
     if arguments.json {
-        let text = serde_json::to_string(&findings(&warnings, &compared)).map_err(Failure::other)?;
+        let text =
+            serde_json::to_string(&findings(&warnings, &compared)).map_err(Failure::other)?;
         output::print(&(text + "\n"));
     } else {
         output::print(&describe(&config));

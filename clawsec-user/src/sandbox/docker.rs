@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::capture::Output;
 use super::docker_spec::{LABEL_EXEC, LABEL_INSTANCE, LABEL_MANAGED, LABEL_OWNER, Template};
+use super::docker_warm::{Idle, Used};
 use super::host_process::{DRAIN, Ended};
 use super::live::LiveIds;
 use super::owner::Owner;
@@ -36,7 +37,9 @@ pub(super) struct DockerProvider {
     pub(super) api: String,
     pub(super) image: String,
     pub(super) template: Template,
-    pub(super) pool: Pool,
+    pub(super) pool: Pool<Idle>,
+    pub(super) used: Used,
+    pub(super) live: LiveIds,
 }
 
 /// Connects, asks whether anybody answers, and settles on an API version both speak.
@@ -81,7 +84,9 @@ impl DockerProvider {
             client,
             image,
             template,
-            pool: Pool::new(config.pool, live),
+            pool: Pool::new(config.pool),
+            used: Used::default(),
+            live,
         })
     }
 
@@ -147,10 +152,10 @@ impl DockerProvider {
 
     /// Removes the container of an execution; it is no error if there is none.
     pub(super) async fn clean(&self, id: &str) -> Result<(), SandboxError> {
-        match self.pool.used_by(id) {
+        match self.used.by(id) {
             Some(warm) => {
                 self.remove(&warm).await?;
-                self.forget_warm(id);
+                self.used.forget(id);
                 Ok(())
             }
             None => self.remove(&self.container_name(id)).await,

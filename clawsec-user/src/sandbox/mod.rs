@@ -16,6 +16,7 @@ mod provider;
 
 mod docker;
 mod docker_spec;
+mod docker_warm;
 mod image;
 mod pool;
 mod seccomp;
