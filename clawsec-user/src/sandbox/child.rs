@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
+use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{Resource, Rlimit, chdir, setrlimit, setsid, umask};
 use rustix::thread::{
     UnshareFlags, set_thread_groups, set_thread_res_gid, set_thread_res_uid, unshare_unsafe,
@@ -33,7 +34,8 @@ pub(super) enum Rights {
     /// clawsec itself, which builds the native sandbox around it as root and then drops everything
     /// (`contain`); these descriptors stay open in it.
     Launcher { keep: Vec<OwnedFd> },
-    /// firejail is setuid root: it cannot start under NoNewPrivs, and makes its own namespaces.
+    /// firejail is setuid root: it cannot start under NoNewPrivs, and makes its own namespaces, in a
+    /// mount namespace that no mount of the host's comes into.
     Setuid,
     /// NoNewPrivs, these filters, and network and IPC namespaces of its own, the former empty.
     Locked { filters: Vec<BpfProgram> },
@@ -76,8 +78,16 @@ impl Containment {
         for procs in &self.cgroup {
             rustix::io::write(procs, b"0")?;
         }
-        if let Rights::Locked { .. } = &self.rights {
-            unshare(UnshareFlags::NEWIPC | UnshareFlags::NEWNET)?;
+        match &self.rights {
+            Rights::Locked { .. } => unshare(UnshareFlags::NEWIPC | UnshareFlags::NEWNET)?,
+            // firejail takes the newest mount for its own and gives up where it is another's: with
+            // docker at work beside it, it often was.
+            Rights::Setuid => {
+                unshare(UnshareFlags::NEWNS)?;
+                let alone = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+                mount_change(c"/", alone)?;
+            }
+            Rights::Launcher { .. } => {}
         }
         setsid()?;
         for &(resource, limit) in &self.limits {
