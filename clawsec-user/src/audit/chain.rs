@@ -122,9 +122,23 @@ impl Serialize for Digest {
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::from_hex(text.as_bytes())
-            .ok_or_else(|| de::Error::custom("not 64 lower-case hexadecimal characters"))
+        deserializer.deserialize_str(Hex)
+    }
+}
+
+/// Reads the characters where they stand, without a copy.
+struct Hex;
+
+impl de::Visitor<'_> for Hex {
+    type Value = Digest;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("64 lower-case hexadecimal characters")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Digest, E> {
+        Digest::from_hex(text.as_bytes())
+            .ok_or_else(|| E::custom("not 64 lower-case hexadecimal characters"))
     }
 }
 

@@ -6,10 +6,13 @@
 //! nothing here knows about BPF, sockets or policy.
 
 mod aggregate;
+mod blocks;
 mod chain;
 mod entry;
+mod glance;
 mod head;
 mod ledger;
+mod parts;
 mod queue;
 mod read;
 mod record;
@@ -24,11 +27,14 @@ mod verify;
 mod writer;
 
 pub use aggregate::Aggregator;
+pub use blocks::Progress;
 pub use chain::{Chain, Digest};
 pub use entry::{Entry, Span};
+pub use glance::Glance;
 pub use head::{Head, head_path};
 pub use ledger::{Attribution, CheckpointCause, Ledger, LedgerLimits, Maps};
-pub use read::{Line, LogReader, ReadError, parts};
+pub use parts::{Packing, Part, ReadError, parts};
+pub use read::{Line, LogReader};
 pub use record::{MAX_LINE_BYTES, Record, Source};
 pub use stamp::Stamp;
 pub use stats::{Bucket, Ranked, Stats, StatsBuilder};

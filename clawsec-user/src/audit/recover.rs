@@ -3,14 +3,14 @@
 //! Invariant: nothing here writes. What disagrees is returned as a record to be written; a log is
 //! never silently continued.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 
 use super::chain::{Chain, Digest};
 use super::entry::{CHAIN, Entry, REPAIR};
-use super::head::{Head, with_suffix};
-use super::read::{LogReader, ReadError, rotated};
+use super::head::Head;
+use super::parts::{Packing, Part, ReadError, rotated};
+use super::read::LogReader;
 use super::record::{Record, split_hash};
 use super::sums::{Recovered, Sums};
 use crate::event::Outcome;
@@ -56,11 +56,16 @@ pub(super) fn recover(log: &Path, chain: &Chain) -> Result<Recovery, ReadError> 
         Err(_) => (None, true),
     };
     let head_seq = head.as_ref().map(|head| head.seq);
-    let mut current = scan(log, head_seq, chain)?;
+    let newest = Part {
+        path: log.to_owned(),
+        number: 0,
+        packing: Packing::Plain,
+    };
+    let mut current = scan(&newest, head_seq, chain)?;
     // Older parts are needed only for what the newest does not say itself.
     if current.last.is_none() || !current.sums.is_anchored() || head_is_older(&current, head_seq) {
-        for number in rotated(log).unwrap_or_default() {
-            let older = scan(&with_suffix(log, &format!(".{number}")), head_seq, chain)?;
+        for part in rotated(log).unwrap_or_default() {
+            let older = scan(&part, head_seq, chain)?;
             current.take_older(older);
             let head_found = current.at_head.is_some() || head_seq.is_none();
             if current.last.is_some() && current.sums.is_anchored() && head_found {
@@ -153,7 +158,7 @@ impl Scan {
     }
 }
 
-fn scan(part: &Path, head_seq: Option<u64>, chain: &Chain) -> Result<Scan, ReadError> {
+fn scan(part: &Part, head_seq: Option<u64>, chain: &Chain) -> Result<Scan, ReadError> {
     let mut scan = Scan {
         last: None,
         sound: true,
@@ -163,15 +168,10 @@ fn scan(part: &Path, head_seq: Option<u64>, chain: &Chain) -> Result<Scan, ReadE
         records: 0,
         sums: Sums::unanchored(),
     };
-    let file = match File::open(part) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(scan),
-        Err(source) => {
-            let path = part.to_owned();
-            return Err(ReadError::Open { path, source });
-        }
+    let Some(open) = part.open()? else {
+        return Ok(scan);
     };
-    let mut reader = LogReader::of_part(part, file);
+    let mut reader = LogReader::of_part(open);
     let mut canonical = Vec::new();
     while let Some(line) = reader.next_line()? {
         if !line.complete {

@@ -14,7 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::chain::{Chain, Digest};
 use super::entry::{CHAIN, Entry, REOPEN, ROTATE};
 use super::head::{Head, sync_folder, with_suffix};
-use super::read::rotated;
+use super::parts::rotated;
 use super::record::Record;
 use super::recover::recover;
 use super::sums::{Recovered, Sums};
@@ -300,9 +300,9 @@ impl Sink {
         let fresh = with_suffix(&self.path, ".new");
         ignore_missing(fs::remove_file(&fresh)).map_err(fail)?;
         let file = options().create_new(true).open(&fresh).map_err(fail)?;
-        for number in rotated(&self.path).map_err(fail)? {
-            if number >= self.rotate_keep {
-                ignore_missing(fs::remove_file(part(number))).map_err(fail)?;
+        for old in rotated(&self.path).map_err(fail)? {
+            if old.number >= self.rotate_keep {
+                ignore_missing(fs::remove_file(old.path)).map_err(fail)?;
             }
         }
         for number in (1..self.rotate_keep).rev() {

@@ -21,8 +21,8 @@ use tokio::time::{Instant, timeout};
 
 use super::aggregate::Aggregator;
 use super::entry::Entry;
+use super::parts::ReadError;
 use super::queue::{Full, Queue};
-use super::read::ReadError;
 use super::sink::Sink;
 use super::sums::Recovered;
 use crate::config::{AuditConfig, AuditOnFailure, Fsync};

@@ -94,7 +94,7 @@ pub(crate) fn run(command: AuditCommand) -> CommandResult {
 
 fn tail(arguments: &TailArguments) -> CommandResult {
     let (path, _) = arguments.log.find()?;
-    let (lines, mut follower) = last_lines(&path, arguments.lines).map_err(absent)?;
+    let (lines, mut follower) = last_lines(&path, arguments.lines, &|_| true).map_err(absent)?;
     let paint = Paint::of_stdout();
     if !arguments.json && paint.on {
         output::print(&format!("{}\n", paint.dim(HEADING)));

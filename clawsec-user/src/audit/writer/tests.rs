@@ -249,7 +249,7 @@ async fn rotation_keeps_as_many_parts_as_asked() {
         "the oldest part begins with a rotate record"
     );
     for part in crate::audit::parts(&path).unwrap() {
-        assert!(fs::metadata(part).unwrap().len() <= 5_000);
+        assert!(fs::metadata(part.path).unwrap().len() <= 5_000);
     }
 }
 
