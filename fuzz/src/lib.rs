@@ -264,7 +264,7 @@ pub fn audit(bytes: &[u8]) {
     }
     assert_eq!(end, bytes.len() as u64, "every byte was read");
     let _figures = stats.finish(10);
-    let report = verify(&log.0, &Chain::new(None), HeadCheck::Skipped)
+    let report = verify(&log.0, &Chain::new(None), &HeadCheck::Skipped, &mut |_| {})
         .unwrap_or_else(|error| panic!("{error}"));
     assert!(report.records <= whole, "{report:?}");
     assert_eq!(report.ok, report.problem.is_none(), "{report:?}");

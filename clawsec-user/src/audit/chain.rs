@@ -23,6 +23,8 @@ enum Link {
 }
 
 impl Chain {
+    pub(super) const KEYED: &str = "hmac-sha256";
+
     /// Keyed when there is a key: then only its holder can make a chain that verifies.
     pub fn new(key: Option<&Secret>) -> Self {
         Self(match key {
@@ -59,7 +61,7 @@ impl Chain {
     pub fn name(&self) -> &'static str {
         match self.0 {
             Link::Plain => "sha256",
-            Link::Keyed(_) => "hmac-sha256",
+            Link::Keyed(_) => Self::KEYED,
         }
     }
 }

@@ -48,7 +48,12 @@ impl Head {
     /// # Errors
     /// When it cannot be read, or holds something else.
     pub(super) fn read(log: &Path) -> io::Result<Option<Self>> {
-        let text = match fs::read(head_path(log)) {
+        Self::read_file(&head_path(log))
+    }
+
+    /// Reads a head file wherever it is.
+    pub(super) fn read_file(path: &Path) -> io::Result<Option<Self>> {
+        let text = match fs::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other?,
         };

@@ -3,6 +3,7 @@
 //! Invariant: nothing here writes to the log. What a person sees is neutralised, so that a line
 //! which was tampered with cannot drive the terminal.
 
+mod meter;
 mod text;
 
 use std::io::{self, Write as _};
@@ -13,6 +14,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use self::meter::Meter;
 use self::text::{HEADING, Paint, human_line, raw_line, report_text, stats_text};
 use super::{CommandResult, ConfigArgument, Exit, Failure, output};
 use crate::audit::{
@@ -76,8 +78,11 @@ pub(crate) struct VerifyArguments {
     /// A file holding the chain key, when there is no configuration at hand
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
+    /// Hold the log against this copy of its head file, which was kept elsewhere
+    #[arg(long, value_name = "FILE")]
+    head: Option<PathBuf>,
     /// Check a copy that lacks its head file; a cut tail cannot be seen then
-    #[arg(long)]
+    #[arg(long, conflicts_with = "head")]
     no_head: bool,
     #[arg(long)]
     json: bool,
@@ -154,12 +159,15 @@ fn check(arguments: &VerifyArguments) -> CommandResult {
             Some(Secret::new(text.trim_end().to_owned()))
         }
     };
-    let head = if arguments.no_head {
-        HeadCheck::Skipped
-    } else {
-        HeadCheck::Required
+    let head = match &arguments.head {
+        Some(copy) => HeadCheck::Copy(copy.clone()),
+        None if arguments.no_head => HeadCheck::Skipped,
+        None => HeadCheck::Required,
     };
-    let report = verify(&path, &Chain::new(key.as_ref()), head).map_err(absent)?;
+    let chain = Chain::new(key.as_ref());
+    let mut meter = Meter::new();
+    let report = verify(&path, &chain, &head, &mut |at| meter.at(at)).map_err(absent)?;
+    drop(meter);
     let text = if arguments.json {
         serde_json::to_string(&report).map_err(Failure::other)? + "\n"
     } else {

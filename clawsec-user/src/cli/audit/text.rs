@@ -231,24 +231,34 @@ pub(super) fn report_text(report: &Report, path: &Path, paint: Paint) -> String 
         }
         Some(problem) => {
             let kind = serde_json::to_value(problem.kind).unwrap_or_default();
+            let at = match problem.seq {
+                Some(seq) => format!(" at record {seq}"),
+                None => String::new(),
+            };
             let _written = writeln!(
                 text,
-                "{}  {}: {} at record {}, {}",
+                "{}  {}: {}{at}, {}",
                 paint.red("BAD"),
                 path.display(),
                 kind.as_str().unwrap_or("problem"),
-                problem
-                    .seq
-                    .map_or_else(|| "?".to_owned(), |seq| seq.to_string()),
                 neutralise(&problem.detail)
             );
+            let file = problem.file.display();
             if problem.line > 0 {
-                let file = problem.file.display();
                 let (line, offset) = (problem.line, problem.offset);
                 let _written = writeln!(text, "     {file}, line {line}, byte {offset}");
+            } else {
+                let _written = writeln!(text, "     {file}");
             }
             let _written = writeln!(text, "     good before it: {range}");
         }
+    }
+    if report.chain_notices > 0 {
+        let _written = writeln!(
+            text,
+            "     {} times the daemon itself found the log changed: clawsec audit query --action chain",
+            report.chain_notices
+        );
     }
     if report.torn_bytes > 0 {
         let _written = writeln!(
