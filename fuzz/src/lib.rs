@@ -3,12 +3,15 @@
 //! libFuzzer calls them through `fuzz_targets`; `tests/pure/fuzz.rs` includes this very file and
 //! runs them for a bounded time from a seeded generator, so that every gate fuzzes a little.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clawsec_common::reason::Reason;
 use clawsec_ebpf::packet::Frame;
 use clawsec_ebpf::parse::{Facts, Protocol, parse};
-use clawsec_user::audit::{Chain, HeadCheck, LogReader, Record, StatsBuilder, last_lines, verify};
+use clawsec_user::audit::{
+    Chain, Filter, HeadCheck, LogReader, Record, last_lines, query, summarise, verify,
+};
 use clawsec_user::capture::{Capture, MAX_FRAME_BYTES};
 use clawsec_user::config::{ConfigError, NoSources, Sources, compile};
 use clawsec_user::gateway::probe;
@@ -245,7 +248,6 @@ pub fn request(bytes: &[u8]) {
 pub fn audit(bytes: &[u8]) {
     let log = Scratch::with(bytes);
     let mut reader = LogReader::open(&log.0).unwrap_or_else(|error| panic!("{error}"));
-    let mut stats = StatsBuilder::since(None);
     let mut lines = 0_u64;
     let mut whole = 0;
     let mut end = 0;
@@ -257,13 +259,23 @@ pub fn audit(bytes: &[u8]) {
         assert!(here.starts_with(line.text), "line {lines}");
         let length = here.iter().position(|byte| *byte == b'\n');
         end += length.map_or(here.len(), |length| length + 1) as u64;
-        stats.line(line.text);
         if let Ok(record) = Record::parse(line.text) {
             record.occurrences();
         }
     }
     assert_eq!(end, bytes.len() as u64, "every byte was read");
-    let _figures = stats.finish(10);
+    let filter = Filter::default();
+    let (stats, damages) =
+        summarise(&log.0, &filter, 10, &mut |_| {}).unwrap_or_else(|error| panic!("{error}"));
+    assert!(stats.records <= whole && damages.is_empty(), "{stats:?}");
+    let mut given = 0;
+    let found = query(&log.0, &filter, &mut |_| {}, |line| {
+        assert!(Filter::default().takes_line(line));
+        given += 1;
+        ControlFlow::Continue(())
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((found.records, given), (stats.records, stats.records));
     let report = verify(&log.0, &Chain::new(None), &HeadCheck::Skipped, &mut |_| {})
         .unwrap_or_else(|error| panic!("{error}"));
     assert!(report.records <= whole, "{report:?}");

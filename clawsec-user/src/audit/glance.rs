@@ -10,7 +10,6 @@ use serde::Deserialize;
 
 use super::chain::Digest;
 use super::stamp::Stamp;
-use super::sums::Fact;
 use crate::event::{EventKind, Outcome};
 
 #[derive(Debug, Deserialize)]
@@ -90,18 +89,6 @@ impl<'a> Glance<'a> {
 
     pub fn tool_name(&self) -> Option<&str> {
         self.tool.as_ref().map(|tool| tool.name.as_ref())
-    }
-
-    /// What sums depend on.
-    pub(super) fn fact(&self) -> Fact<'_> {
-        Fact {
-            kind: self.event,
-            action: &self.action,
-            reason: &self.reason,
-            count: self.count,
-            totals: self.totals.as_ref(),
-            epoch: self.epoch,
-        }
     }
 }
 

@@ -1,14 +1,22 @@
-//! What a log amounts to: totals, who, what, why, and when. Constant memory.
+//! What a log amounts to: totals, who, what, why, when, and whether it grows.
 //!
 //! Counts are occurrences, not lines. Kernel drops that were settled later count for their source
-//! and not twice for their reason.
+//! and not twice for their reason. Constant memory; all cores.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
 
 use serde::Serialize;
 
+use super::blocks::{Blocks, lines};
 use super::entry::{DROP, LOST};
-use super::record::Record;
+use super::filter::Filter;
+use super::glance::{Glance, Text};
+use super::parts::ReadError;
+use super::ranking::{Counts, Ranking, Top};
+use super::scan::{OnProgress, Piece, scan};
+use super::span::{MINUTE_MICROS, Period, Stretch};
 use super::stamp::Stamp;
 use crate::event::{EventKind, Outcome};
 
@@ -21,135 +29,252 @@ pub struct Stats {
     pub last: Option<Stamp>,
     /// By event, then by outcome.
     pub totals: BTreeMap<EventKind, BTreeMap<Outcome, u64>>,
-    pub sources: Vec<Ranked>,
-    pub principals: Vec<Ranked>,
-    pub users: Vec<Ranked>,
-    pub tools: Vec<Ranked>,
-    pub reasons: Vec<Ranked>,
+    pub reasons: Top,
+    pub sources: Top,
+    pub principals: Top,
+    pub users: Top,
+    pub agents: Top,
+    pub tools: Top,
     /// Kernel drops without a source.
     pub not_attributed: u64,
     /// Events that could not be written.
     pub lost: u64,
     pub bucket_seconds: u64,
     pub histogram: Vec<Bucket>,
-}
-
-/// A name and how often, denials apart.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Ranked {
-    pub name: String,
-    pub count: u64,
-    pub denied: u64,
+    pub trend: Option<Trend>,
 }
 
 /// One stretch of time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Bucket {
     pub start: Stamp,
+    #[serde(flatten)]
+    pub sums: Sum,
+}
+
+/// Occurrences by outcome.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Sum {
     pub allow: u64,
     pub deny: u64,
     pub error: u64,
 }
 
-/// Takes records one by one.
-#[derive(Debug, Default)]
-pub struct StatsBuilder {
-    since: Option<Stamp>,
+/// A span of time and the one of the same length before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Trend {
+    pub now: Stretch,
+    pub before: Stretch,
+    pub now_sums: Sum,
+    pub before_sums: Sum,
+}
+
+/// Sums a log up; the second value names what could not be read.
+///
+/// # Errors
+/// `Missing` when there is no log, and when a part cannot be read at all.
+pub fn summarise(
+    log: &Path,
+    filter: &Filter,
+    top: usize,
+    progress: OnProgress<'_>,
+) -> Result<(Stats, Vec<ReadError>), ReadError> {
+    let period = Period::of(log, filter)?;
+    let mut blocks = Blocks::open(log)?;
+    let mut damages = Vec::new();
+    let tallies = scan(
+        &mut blocks,
+        progress,
+        || Tally::new(period),
+        |tally, block| {
+            for (_, line, whole) in lines(&block.text) {
+                if whole {
+                    tally.line(line, filter);
+                }
+            }
+        },
+        |piece| {
+            if let Piece::Damage(error) = piece {
+                damages.push(error);
+            }
+            ControlFlow::Continue(())
+        },
+    );
+    let sum = tallies.into_iter().reduce(|mut sum, tally| {
+        sum.merge(tally);
+        sum
+    });
+    Ok((
+        sum.unwrap_or_else(|| Tally::new(period)).finish(top),
+        damages,
+    ))
+}
+
+/// What one worker has counted.
+#[derive(Debug)]
+struct Tally {
+    period: Period,
     records: u64,
     unreadable: u64,
     first: Option<Stamp>,
     last: Option<Stamp>,
     totals: BTreeMap<EventKind, BTreeMap<Outcome, u64>>,
+    reasons: Ranking,
     sources: Ranking,
     principals: Ranking,
     users: Ranking,
+    agents: Ranking,
     tools: Ranking,
-    reasons: Ranking,
     unnamed: u64,
     settled: u64,
     lost: u64,
-    /// By minute since 1970; folded into hours when there are too many.
-    buckets: BTreeMap<i64, [u64; 3]>,
-    coarse: bool,
+    /// By the number of the bucket since 1970.
+    buckets: BTreeMap<i64, Sum>,
+    now: Sum,
+    before: Sum,
 }
 
-#[derive(Debug, Default)]
-struct Ranking {
-    counts: HashMap<String, [u64; 2]>,
-    other: [u64; 2],
-}
-
-impl StatsBuilder {
-    /// Leaves out what happened before `since`.
-    pub fn since(since: Option<Stamp>) -> Self {
+impl Tally {
+    fn new(period: Period) -> Self {
         Self {
-            since,
-            ..Self::default()
+            period,
+            records: 0,
+            unreadable: 0,
+            first: None,
+            last: None,
+            totals: BTreeMap::new(),
+            reasons: Ranking::default(),
+            sources: Ranking::default(),
+            principals: Ranking::default(),
+            users: Ranking::default(),
+            agents: Ranking::default(),
+            tools: Ranking::default(),
+            unnamed: 0,
+            settled: 0,
+            lost: 0,
+            buckets: BTreeMap::new(),
+            now: Sum::default(),
+            before: Sum::default(),
         }
     }
 
-    /// Takes a line as it stands in the file.
-    pub fn line(&mut self, line: &[u8]) {
-        match Record::parse(line) {
-            Ok(record) => self.record(&record),
+    fn line(&mut self, line: &[u8], filter: &Filter) {
+        match Glance::parse(line) {
+            Ok(record) if filter.takes_all_but_time(&record) => {
+                self.record(&record, filter.takes_time(&record));
+            }
+            Ok(_) => {}
             Err(_) => self.unreadable += 1,
         }
     }
 
-    pub fn record(&mut self, record: &Record) {
-        if self.since.is_some_and(|since| record.ts < since) {
+    /// Records outside the period are looked at for the trend alone.
+    fn record(&mut self, record: &Glance<'_>, counts: bool) {
+        let now = self.period.is_now(record.ts);
+        let before = self.period.is_before(record.ts);
+        if counts {
+            self.totals(record);
+        } else if !before {
             return;
         }
-        self.records += 1;
-        let first = record.first.unwrap_or(record.ts);
-        self.first = Some(self.first.map_or(first, |earlier| earlier.min(first)));
-        self.last = Some(self.last.map_or(record.ts, |later| later.max(record.ts)));
-        if record.event == EventKind::System && record.action == LOST {
-            self.lost = self.lost.saturating_add(record.count);
+        if now {
+            self.now.add(record.outcome, record.count);
         }
+        if before {
+            self.before.add(record.outcome, record.count);
+        }
+        let of = |times: u64| {
+            let when = |yes: bool| if yes { times } else { 0 };
+            Counts {
+                count: when(counts),
+                denied: when(counts && record.outcome != Outcome::Allow),
+                now: when(now),
+                before: when(before),
+            }
+        };
         if record.count > 0 {
-            let by_outcome = self.totals.entry(record.event).or_default();
-            add(by_outcome.entry(record.outcome).or_default(), record.count);
-            self.reasons
-                .add(&record.reason, record.count, record.outcome);
-            self.bucket(record);
+            self.reasons.add(&record.reason, of(record.count));
         }
         let occurrences = record.occurrences();
+        if occurrences == 0 {
+            return;
+        }
+        let occurrences = of(occurrences);
+        if let Some(src) = &record.src {
+            self.sources.add(&src.ip, occurrences);
+        }
+        for (ranking, name) in [
+            (&mut self.principals, &record.principal),
+            (&mut self.users, &record.user),
+            (&mut self.agents, &record.agent),
+        ] {
+            if let Some(name) = name.as_ref().map(Text::as_str) {
+                ranking.add(name, occurrences);
+            }
+        }
+        if let Some(name) = record.tool_name() {
+            self.tools.add(name, occurrences);
+        }
+    }
+
+    fn totals(&mut self, record: &Glance<'_>) {
+        self.records += 1;
+        self.first = earlier(self.first, Some(record.began()));
+        self.last = self.last.max(Some(record.ts));
+        if record.event == EventKind::System && record.action == LOST {
+            add(&mut self.lost, record.count);
+        }
         if record.event == EventKind::Network && record.action == DROP {
             add(&mut self.settled, record.settles);
             if record.src.is_none() {
                 add(&mut self.unnamed, record.count);
             }
         }
-        if occurrences == 0 {
-            return;
-        }
-        if let Some(src) = record.src {
-            self.sources
-                .add(&src.ip.to_string(), occurrences, record.outcome);
-        }
-        for (ranking, name) in [
-            (&mut self.principals, record.principal.as_deref()),
-            (&mut self.users, record.user.as_deref()),
-            (
-                &mut self.tools,
-                record.tool.as_ref().map(|tool| tool.name.as_str()),
-            ),
-        ] {
-            if let Some(name) = name {
-                ranking.add(name, occurrences, record.outcome);
+        if record.count > 0 {
+            let by_outcome = self.totals.entry(record.event).or_default();
+            add(by_outcome.entry(record.outcome).or_default(), record.count);
+            let bucket = record.ts.micros().div_euclid(self.period.bucket_micros);
+            let sums = self.buckets.entry(bucket).or_default();
+            sums.add(record.outcome, record.count);
+            // A clock that was wrong must not fill memory.
+            if self.buckets.len() > BUCKETS_KEPT {
+                self.buckets.pop_first();
             }
         }
     }
 
-    /// `top` names of each kind.
-    pub fn finish(self, top: usize) -> Stats {
-        let width_minutes = if self.coarse { 60 } else { 1 };
-        let bucket = |(minute, [allow, deny, error]): (i64, [u64; 3])| Bucket {
-            start: Stamp::from_micros(minute * MINUTE_MICROS),
-            allow,
-            deny,
-            error,
+    fn merge(&mut self, other: Self) {
+        self.records += other.records;
+        self.unreadable += other.unreadable;
+        self.first = earlier(self.first, other.first);
+        self.last = self.last.max(other.last);
+        for (kind, outcomes) in other.totals {
+            let sums = self.totals.entry(kind).or_default();
+            for (outcome, count) in outcomes {
+                add(sums.entry(outcome).or_default(), count);
+            }
+        }
+        self.reasons.merge(other.reasons);
+        self.sources.merge(other.sources);
+        self.principals.merge(other.principals);
+        self.users.merge(other.users);
+        self.agents.merge(other.agents);
+        self.tools.merge(other.tools);
+        add(&mut self.unnamed, other.unnamed);
+        add(&mut self.settled, other.settled);
+        add(&mut self.lost, other.lost);
+        for (bucket, sums) in other.buckets {
+            self.buckets.entry(bucket).or_default().merge(sums);
+        }
+        self.now.merge(other.now);
+        self.before.merge(other.before);
+    }
+
+    fn finish(self, top: usize) -> Stats {
+        let micros = self.period.bucket_micros;
+        let bucket = |(number, sums): (i64, Sum)| Bucket {
+            start: Stamp::from_micros(number.saturating_mul(micros)),
+            sums,
         };
         Stats {
             records: self.records,
@@ -157,87 +282,66 @@ impl StatsBuilder {
             first: self.first,
             last: self.last,
             totals: self.totals,
+            reasons: self.reasons.top(top),
             sources: self.sources.top(top),
             principals: self.principals.top(top),
             users: self.users.top(top),
+            agents: self.agents.top(top),
             tools: self.tools.top(top),
-            reasons: self.reasons.top(top),
             not_attributed: self.unnamed.saturating_sub(self.settled),
             lost: self.lost,
-            bucket_seconds: width_minutes * 60,
+            bucket_seconds: (micros / MINUTE_MICROS * 60).unsigned_abs(),
             histogram: self.buckets.into_iter().map(bucket).collect(),
-        }
-    }
-
-    fn bucket(&mut self, record: &Record) {
-        let minute = |micros: i64| micros.div_euclid(MINUTE_MICROS);
-        let hour = |minute: i64| minute.div_euclid(60) * 60;
-        let mut at = minute(record.ts.micros());
-        if self.coarse {
-            at = hour(at);
-        }
-        let [allow, deny, error] = self.buckets.entry(at).or_default();
-        match record.outcome {
-            Outcome::Allow => add(allow, record.count),
-            Outcome::Deny => add(deny, record.count),
-            Outcome::Error => add(error, record.count),
-        }
-        if !self.coarse && self.buckets.len() > MINUTES_SHOWN {
-            self.coarse = true;
-            for (minute, counts) in std::mem::take(&mut self.buckets) {
-                let sums = self.buckets.entry(hour(minute)).or_default();
-                sums.iter_mut()
-                    .zip(counts)
-                    .for_each(|(sum, count)| add(sum, count));
-            }
-        }
-        // Ten years of hours; a clock that was wrong must not fill memory.
-        if self.buckets.len() > HOURS_KEPT {
-            self.buckets.pop_first();
+            trend: self.period.trend.map(|(before, now)| Trend {
+                now,
+                before,
+                now_sums: self.now,
+                before_sums: self.before,
+            }),
         }
     }
 }
 
-impl Ranking {
-    fn add(&mut self, name: &str, count: u64, outcome: Outcome) {
-        let counts = if let Some(counts) = self.counts.get_mut(name) {
-            counts
-        } else if self.counts.len() < NAMES_KEPT {
-            self.counts.entry(name.to_owned()).or_default()
-        } else {
-            &mut self.other
-        };
-        add(&mut counts[0], count);
-        if outcome != Outcome::Allow {
-            add(&mut counts[1], count);
+impl Stats {
+    /// All occurrences, by outcome.
+    pub fn sums(&self) -> Sum {
+        let mut sums = Sum::default();
+        for outcomes in self.totals.values() {
+            for (outcome, count) in outcomes {
+                sums.add(*outcome, *count);
+            }
         }
+        sums
     }
 
-    fn top(self, top: usize) -> Vec<Ranked> {
-        let ranked = |(name, [count, denied]): (String, [u64; 2])| Ranked {
-            name,
+    /// The bucket in which most happened.
+    pub fn peak(&self) -> Option<&Bucket> {
+        self.histogram.iter().max_by_key(|bucket| bucket.sums.all())
+    }
+}
+
+impl Sum {
+    pub fn all(self) -> u64 {
+        self.allow
+            .saturating_add(self.deny)
+            .saturating_add(self.error)
+    }
+
+    fn add(&mut self, outcome: Outcome, count: u64) {
+        add(
+            match outcome {
+                Outcome::Allow => &mut self.allow,
+                Outcome::Deny => &mut self.deny,
+                Outcome::Error => &mut self.error,
+            },
             count,
-            denied,
-        };
-        let mut all: Vec<_> = self.counts.into_iter().map(ranked).collect();
-        all.sort_unstable_by(|a, b| b.count.cmp(&a.count).then_with(|| a.name.cmp(&b.name)));
-        let rest = all.split_off(all.len().min(top));
-        let fold = |[count, denied]: [u64; 2], next: &Ranked| {
-            [
-                count.saturating_add(next.count),
-                denied.saturating_add(next.denied),
-            ]
-        };
-        let [count, denied] = rest.iter().fold(self.other, fold);
-        if count > 0 {
-            let name = "(others)".to_owned();
-            all.push(Ranked {
-                name,
-                count,
-                denied,
-            });
-        }
-        all
+        );
+    }
+
+    fn merge(&mut self, other: Self) {
+        add(&mut self.allow, other.allow);
+        add(&mut self.deny, other.deny);
+        add(&mut self.error, other.error);
     }
 }
 
@@ -245,18 +349,21 @@ fn add(sum: &mut u64, count: u64) {
     *sum = sum.saturating_add(count);
 }
 
-const MINUTE_MICROS: i64 = 60_000_000;
-/// More than two hours are shown by the hour.
-const MINUTES_SHOWN: usize = 120;
-const HOURS_KEPT: usize = 87_600;
-/// Names counted one by one; what comes later counts as others.
-const NAMES_KEPT: usize = 50_000;
+fn earlier(one: Option<Stamp>, other: Option<Stamp>) -> Option<Stamp> {
+    one.into_iter().chain(other).min()
+}
+
+const BUCKETS_KEPT: usize = 4_096;
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::audit::chain::{Chain, Digest};
     use crate::audit::entry::Entry;
+    use crate::audit::ranking::Ranked;
+    use crate::audit::record::Record;
     use crate::event::Event;
 
     fn line(
@@ -273,33 +380,45 @@ mod tests {
         line
     }
 
+    fn stats(lines: &[Vec<u8>], filter: &Filter, top: usize) -> Stats {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("audit.log");
+        fs::write(&log, lines.concat()).unwrap();
+        let (stats, damages) = summarise(&log, filter, top, &mut |_| {}).unwrap();
+        assert!(damages.is_empty());
+        stats
+    }
+
     #[test]
     fn occurrences_are_counted_once_and_settled_drops_for_their_source() {
-        let mut builder = StatsBuilder::since(None);
         let source = Some("192.0.2.1".parse().unwrap());
-        builder.line(&line(EventKind::Network, "drop", 0, |e| {
-            e.source = source;
-            e.count = 5;
-        }));
-        builder.line(&line(EventKind::Network, "drop", 1, |e| e.count = 70));
-        builder.line(&line(EventKind::Network, "drop", 2, |e| {
-            e.source = source;
-            e.count = 15;
-            e.settles = 60;
-        }));
-        builder.line(&line(EventKind::System, "lost", 2, |e| {
-            e.outcome = Outcome::Error;
-            e.count = 9;
-        }));
-        builder.line(b"not a record");
-        let stats = builder.finish(10);
+        let lines = [
+            line(EventKind::Network, "drop", 0, |e| {
+                e.source = source;
+                e.count = 5;
+            }),
+            line(EventKind::Network, "drop", 1, |e| e.count = 70),
+            line(EventKind::Network, "drop", 2, |e| {
+                e.source = source;
+                e.count = 15;
+                e.settles = 60;
+            }),
+            line(EventKind::System, "lost", 2, |e| {
+                e.outcome = Outcome::Error;
+                e.count = 9;
+            }),
+            b"not a record\n".to_vec(),
+        ];
+        let stats = stats(&lines, &Filter::default(), 10);
         assert_eq!(stats.totals[&EventKind::Network][&Outcome::Deny], 90);
         assert_eq!(
-            stats.sources,
+            stats.sources.names,
             [Ranked {
                 name: "192.0.2.1".to_owned(),
                 count: 80,
-                denied: 80
+                denied: 80,
+                now: 75,
+                before: 5,
             }]
         );
         assert_eq!(
@@ -307,28 +426,97 @@ mod tests {
             (10, 9, 1)
         );
         assert_eq!(
-            stats.histogram.iter().map(|b| b.deny).collect::<Vec<_>>(),
+            stats
+                .histogram
+                .iter()
+                .map(|b| b.sums.deny)
+                .collect::<Vec<_>>(),
             [5, 70, 15]
         );
+        assert_eq!(stats.peak().unwrap().sums.all(), 70);
+    }
+
+    fn a_connect_each_minute(minutes: u32) -> Vec<Vec<u8>> {
+        let connect = |minute: u32| {
+            line(EventKind::Auth, "connect", i64::from(minute), |e| {
+                e.source = Some(std::net::Ipv4Addr::from_bits(minute).into());
+            })
+        };
+        (0..minutes).map(connect).collect()
     }
 
     #[test]
-    fn names_beyond_the_top_are_summed_and_long_spans_go_by_the_hour() {
-        let mut builder = StatsBuilder::since(Some(Stamp::from_micros(10 * MINUTE_MICROS)));
-        for minute in 0..310_u32 {
-            builder.line(&line(EventKind::Auth, "connect", i64::from(minute), |e| {
-                e.source = Some(std::net::Ipv4Addr::from_bits(minute).into());
+    fn long_spans_go_by_the_hour_and_names_beyond_the_top_are_summed() {
+        let since = Some(Stamp::from_micros(10 * MINUTE_MICROS));
+        let filter = Filter {
+            since,
+            ..Filter::default()
+        };
+        let stats = stats(&a_connect_each_minute(310), &filter, 3);
+        assert_eq!(stats.records, 300);
+        let counts: Vec<_> = stats.sources.names.iter().map(|row| row.count).collect();
+        assert_eq!(counts, [1, 1, 1, 297]);
+        assert_eq!(stats.sources.distinct, 300);
+        assert_eq!(stats.bucket_seconds, 3600);
+        let hours: Vec<_> = stats
+            .histogram
+            .iter()
+            .map(|bucket| bucket.sums.deny)
+            .collect();
+        assert_eq!(hours, [50, 60, 60, 60, 60, 10]);
+    }
+
+    #[test]
+    fn the_trend_is_against_the_span_before() {
+        let stamp = |minute| Some(Stamp::from_micros(minute * MINUTE_MICROS));
+        let rows = [
+            // The whole log: its later half against its earlier one.
+            ((None, None), (100, 50, 50)),
+            // Up to the last record, which is not a whole minute.
+            ((stamp(80), None), (20, 20, 19)),
+            ((stamp(80), stamp(90)), (10, 10, 10)),
+            // What came before the log is nothing.
+            ((stamp(40), None), (60, 60, 40)),
+        ];
+        for ((since, until), expected) in rows {
+            let filter = Filter {
+                since,
+                until,
+                ..Filter::default()
+            };
+            let stats = stats(&a_connect_each_minute(100), &filter, 3);
+            let trend = stats.trend.unwrap();
+            let found = (stats.records, trend.now_sums.deny, trend.before_sums.deny);
+            assert_eq!(found, expected, "{since:?} {until:?}: {trend:?}");
+        }
+    }
+
+    /// However blocks fall to the workers, the sums are those of one that reads alone.
+    #[test]
+    fn many_blocks_amount_to_what_one_reader_counts() {
+        let mut lines = Vec::new();
+        for number in 0..8_000_u32 {
+            lines.push(line(EventKind::Tool, "invoke", i64::from(number), |e| {
+                e.user = Some(format!("user{}", number % 7));
+                e.count = u64::from(number % 3);
             }));
         }
-        let stats = builder.finish(3);
-        assert_eq!(stats.records, 300);
-        assert_eq!(stats.sources.len(), 4);
-        assert_eq!(
-            stats.sources.iter().map(|ranked| ranked.count).sum::<u64>(),
-            300
-        );
-        assert_eq!(stats.bucket_seconds, 3600);
-        let hours: Vec<_> = stats.histogram.iter().map(|bucket| bucket.deny).collect();
-        assert_eq!(hours, [50, 60, 60, 60, 60, 10]);
+        let stats = stats(&lines, &Filter::default(), 10);
+        let mut alone = Tally::new(Period::whole());
+        for line in &lines {
+            alone.line(line, &Filter::default());
+        }
+        let mut alone = alone.finish(10);
+        // The span is the log's own, which one that reads line by line does not know.
+        alone.trend = stats.trend;
+        (alone.bucket_seconds, alone.histogram) = (stats.bucket_seconds, stats.histogram.clone());
+        let mut seen = stats.clone();
+        for top in [&mut seen.reasons, &mut seen.users] {
+            for name in &mut top.names {
+                (name.now, name.before) = (0, 0);
+            }
+        }
+        assert_eq!(seen, alone);
+        assert_eq!(stats.sums().all(), 7_999);
     }
 }

@@ -21,6 +21,24 @@ pub fn neutralise(text: &str) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
+/// The same for JSON text, which stays JSON: `\u001b`.
+pub fn neutralise_json(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_hostile) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        if is_hostile(character) {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                safe.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            safe.push(character);
+        }
+    }
+    Cow::Owned(safe)
+}
+
 /// Neutralises, then cuts to `max_bytes`, the mark of the cut included.
 pub(super) fn fit(text: &str, max_bytes: usize) -> Cow<'_, str> {
     // What is thrown away is not worth spelling out: at most eight times the limit is looked at.
@@ -72,6 +90,22 @@ mod tests {
         ] {
             assert_eq!(neutralise(input), safe, "{input:?}");
         }
+    }
+
+    #[test]
+    fn json_that_was_made_safe_means_the_same() {
+        for text in [
+            "plain 🦀",
+            "\u{202e}gpj",
+            "\u{9b}31m\u{7f}",
+            "tag \u{e0041}",
+        ] {
+            let json = serde_json::to_string(text).unwrap();
+            let safe = neutralise_json(&json);
+            assert!(!safe.chars().any(is_hostile), "{safe}");
+            assert_eq!(serde_json::from_str::<String>(&safe).unwrap(), text);
+        }
+        assert_eq!(neutralise_json("\u{1b}[2J"), "\\u001b[2J");
     }
 
     #[test]

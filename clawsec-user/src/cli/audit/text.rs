@@ -1,11 +1,13 @@
-//! Records, totals and verdicts as a person reads them.
+//! Records and verdicts as a person reads them.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::audit::{Ranked, Record, Report, Stats, neutralise};
+use serde_json::Value;
+
+use crate::audit::{Record, Report, neutralise, neutralise_json};
 use crate::cli::output;
-use crate::event::{EventKind, Outcome};
+use crate::event::Outcome;
 
 /// One record, one line, columns aligned.
 pub(super) fn human_line(line: &[u8], paint: Paint) -> String {
@@ -88,132 +90,48 @@ pub(super) fn cell(text: &str, width: usize) -> String {
 }
 
 /// A line of the file; what is no record could hold anything, so it is neutralised.
-pub(super) fn raw_line(line: &[u8]) -> String {
-    let text = String::from_utf8_lossy(line);
-    neutralise(&text).into_owned()
+pub(super) fn json_line(line: &[u8]) -> String {
+    neutralise_json(&String::from_utf8_lossy(line)).into_owned()
 }
 
-pub(super) fn stats_text(stats: &Stats, paint: Paint) -> String {
-    let mut text = String::new();
-    let span = match (stats.first, stats.last) {
-        (Some(first), Some(last)) => format!("{first} to {last}"),
-        _ => "nothing recorded".to_owned(),
+/// One record, one field a line; without what only the chain needs.
+pub(super) fn every_field(line: &[u8], paint: Paint) -> String {
+    let Ok(Value::Object(fields)) = serde_json::from_slice(line) else {
+        return human_line(line, paint) + "\n";
     };
-    // Writing to a String cannot fail.
-    let _written = writeln!(text, "{} records, {span}\n", stats.records);
-    let _written = writeln!(
-        text,
-        "{}",
-        paint.dim("event          allow       deny      error")
-    );
-    for kind in EventKind::ALL {
-        let Some(outcomes) = stats.totals.get(&kind) else {
-            continue;
-        };
-        let _written = write!(text, "{:<10}", kind.as_str());
-        for outcome in [Outcome::Allow, Outcome::Deny, Outcome::Error] {
-            let count = outcomes.get(&outcome).copied().unwrap_or(0);
-            let padded = format!("{count:>10}");
-            let shown = if count == 0 {
-                paint.dim(&padded)
-            } else {
-                paint.outcome(outcome, &padded)
-            };
-            let _written = write!(text, " {shown}");
-        }
-        text.push('\n');
-    }
-    for (title, ranking) in [
-        ("reasons", &stats.reasons),
-        ("sources", &stats.sources),
-        ("principals", &stats.principals),
-        ("users", &stats.users),
-        ("tools", &stats.tools),
-    ] {
-        ranking_text(&mut text, title, ranking, paint);
-    }
-    if stats.not_attributed > 0 {
-        let _written = writeln!(
-            text,
-            "\n{} kernel drops without a source",
-            stats.not_attributed
-        );
-    }
-    for (count, what) in [
-        (stats.lost, "events could not be written"),
-        (stats.unreadable, "lines are not records"),
-    ] {
-        if count > 0 {
-            let _written = writeln!(text, "\n{}", paint.red(&format!("{count} {what}")));
+    let mut text = format!("{}\n", human_line(line, paint));
+    for (name, value) in fields {
+        if !["v", "prev", "hash"].contains(&name.as_str()) {
+            field(&mut text, &name, &value, paint);
         }
     }
-    histogram_text(&mut text, stats, paint);
+    text.push('\n');
     text
 }
 
-pub(super) fn ranking_text(text: &mut String, title: &str, ranking: &[Ranked], paint: Paint) {
-    if ranking.is_empty() {
-        return;
-    }
-    let heading = format!("{title:<42} {:>10} {:>10}", "count", "denied");
-    let _written = writeln!(text, "\n{}", paint.dim(&heading));
-    for row in ranking {
-        let denied = format!("{:>10}", row.denied);
-        let denied = if row.denied == 0 {
-            paint.dim(&denied)
-        } else {
-            paint.red(&denied)
-        };
-        let _written = writeln!(text, "{} {:>10} {denied}", cell(&row.name, 42), row.count);
-    }
-}
-
-pub(super) fn histogram_text(text: &mut String, stats: &Stats, paint: Paint) {
-    let most = stats
-        .histogram
-        .iter()
-        .map(|b| b.allow + b.deny + b.error)
-        .max()
-        .unwrap_or(0);
-    if most == 0 {
-        return;
-    }
-    let width = if stats.bucket_seconds == 60 {
-        "minute"
-    } else {
-        "hour"
-    };
-    let heading = format!(
-        "per {width:<12} {:>10} {:>10} {:>10}",
-        "allow", "deny", "error"
-    );
-    let _written = writeln!(text, "\n{}", paint.dim(&heading));
-    let skipped = stats.histogram.len().saturating_sub(BUCKETS_SHOWN);
-    for bucket in &stats.histogram[skipped..] {
-        let start = bucket.start.to_string();
-        let start = start.get(..16).unwrap_or(&start).replace('T', " ");
-        let bar = |count: u64| {
-            let share = u128::from(count) * BAR_WIDTH / u128::from(most);
-            // Whatever happened is seen, however little beside the rest.
-            let cells = usize::try_from(share)
-                .unwrap_or(0)
-                .max(usize::from(count > 0));
-            "█".repeat(cells)
-        };
-        let _written = writeln!(
-            text,
-            "{start} {:>10} {:>10} {:>10}  {}{}{}",
-            bucket.allow,
-            bucket.deny,
-            bucket.error,
-            paint.outcome(Outcome::Allow, &bar(bucket.allow)),
-            paint.outcome(Outcome::Deny, &bar(bucket.deny)),
-            paint.outcome(Outcome::Error, &bar(bucket.error)),
-        );
+fn field(text: &mut String, name: &str, value: &Value, paint: Paint) {
+    match value {
+        Value::Object(inner) => {
+            for (inner_name, value) in inner {
+                field(text, &format!("{name}.{inner_name}"), value, paint);
+            }
+        }
+        _ => {
+            let value = match value {
+                Value::String(value) => value.clone(),
+                other => other.to_string(),
+            };
+            let name = format!("{:<22}", neutralise(name));
+            text.push_str(&format!(
+                "    {} {}\n",
+                paint.dim(&name),
+                neutralise(&value)
+            ));
+        }
     }
 }
 
-pub(super) fn report_text(report: &Report, path: &Path, paint: Paint) -> String {
+pub(super) fn report(report: &Report, path: &Path, paint: Paint) -> String {
     let mut text = String::new();
     let range = match (report.first_seq, report.last_seq) {
         (Some(first), Some(last)) => format!("records {first} to {last}"),
@@ -313,5 +231,60 @@ impl Paint {
 }
 
 pub(super) const HEADING: &str = "time (UTC)               what  event              reason               source                who            tool         count  detail";
-pub(super) const BUCKETS_SHOWN: usize = 48;
-pub(super) const BAR_WIDTH: u128 = 40;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = r#"{"v":1,"seq":3,"ts":"2026-01-01T00:00:00.123456Z","event":"tool","action":"invoke","outcome":"deny","reason":"tool_denied","rule":"tools.deny[0]","src":{"ip":"2001:db8::1","port":443},"principal":"phone","tool":{"name":"exec","args_bytes":3},"count":4,"prev":"0000000000000000000000000000000000000000000000000000000000000000","hash":"0000000000000000000000000000000000000000000000000000000000000000"}"#;
+    const OFF: Paint = Paint { on: false };
+
+    #[test]
+    fn a_record_is_one_aligned_line() {
+        let text = human_line(LINE.as_bytes(), OFF);
+        assert_eq!(
+            text,
+            "2026-01-01 00:00:00.123  deny  tool.invoke        tool_denied          \
+             [2001:db8::1]:443     phone          exec            ×4  by tools.deny[0]"
+        );
+        let heading: Vec<_> = ["what", "event", "reason", "source", "who", "tool"]
+            .map(|name| HEADING.find(name))
+            .into();
+        let row: Vec<_> = ["deny", "tool.inv", "tool_denied", "[2001", "phone", "exec"]
+            .map(|name| text.find(name))
+            .into();
+        assert_eq!(heading, row, "the heading stands over its columns");
+    }
+
+    #[test]
+    fn every_field_is_shown_but_the_chain() {
+        let text = every_field(LINE.as_bytes(), OFF);
+        for (name, value) in [
+            ("seq", "3"),
+            ("src.ip", "2001:db8::1"),
+            ("tool.args_bytes", "3"),
+        ] {
+            assert!(
+                text.contains(&format!("    {name:<22} {value}\n")),
+                "{text}"
+            );
+        }
+        assert!(!text.contains("prev") && !text.contains("hash"), "{text}");
+    }
+
+    #[test]
+    fn a_tampered_line_cannot_drive_the_terminal() {
+        let safe = |text: &str| !text.replace('\n', "").contains(char::is_control);
+        let escape = "{\"v\":1}\u{1b}[2J\u{9b}31m";
+        let parsed = LINE.replace("phone", "ph\\u001b[31m\\u202eone");
+        for line in [escape, &parsed] {
+            for text in [
+                human_line(line.as_bytes(), OFF),
+                every_field(line.as_bytes(), OFF),
+                json_line(line.as_bytes()),
+            ] {
+                assert!(safe(&text) && !text.contains('\u{202e}'), "{text:?}");
+            }
+        }
+    }
+}
