@@ -82,7 +82,7 @@ impl Life {
             .below(40_000)
             .min(self.below(40_000))
             .min(self.below(40_000));
-        entry.event.source = Some(if source % 10 == 0 {
+        entry.event.source = Some(if source.is_multiple_of(10) {
             IpAddr::V6(Ipv6Addr::new(
                 0x2001,
                 0xdb8,
@@ -180,8 +180,8 @@ impl Life {
 
     fn request(&mut self, event: &mut Event) {
         let who = self.below(60);
-        event.source = Some(IpAddr::V4(Ipv4Addr::new(192, 168, 1, (who + 10) as u8)));
-        event.port = Some(32_768 + self.below(28_000) as u16);
+        event.source = Some(IpAddr::V4(Ipv4Addr::from_bits(0xc0a8_010a + who)));
+        event.port = u16::try_from(32_768 + self.below(28_000)).ok();
         event.request = Some(format!("{:013x}", self.now_micros));
         event.principal = Some(format!("key-{}", who % 12));
         event.user = Some(format!("+1555{:07}", who * 7_919));

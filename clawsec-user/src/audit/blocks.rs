@@ -308,9 +308,10 @@ mod tests {
     fn blocks_hold_every_line_once_wherever_they_end() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("a.log");
-        let text: String = (0..20_000)
-            .map(|n| format!("{n} {}\n", "y".repeat(n % 37)))
-            .collect();
+        let mut text = String::new();
+        for n in 0..20_000 {
+            text.push_str(&format!("{n} {}\n", "y".repeat(n % 37)));
+        }
         fs::write(&log, &text).unwrap();
         for bytes in [0, 1, 2, 40, 41, 1000].map(|more| LINE_LIMIT + more) {
             let mut blocks = Blocks::open(&log).unwrap().with_block_bytes(bytes);
@@ -347,9 +348,10 @@ mod tests {
     fn a_damaged_part_gives_what_it_holds_and_then_its_error() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("a.log");
-        let text: String = (0..40_000_u32)
-            .map(|n| format!("{}\n", n.wrapping_mul(2_654_435_761)))
-            .collect();
+        let mut text = String::new();
+        for n in 0..40_000_u32 {
+            text.push_str(&format!("{}\n", n.wrapping_mul(2_654_435_761)));
+        }
         for (name, packed) in [
             ("a.log.1.zst", zstd(text.as_bytes())),
             ("a.log.1.gz", gzip(text.as_bytes())),

@@ -79,11 +79,13 @@ mod tests {
 
     const LINE: &str = r#"{"v":1,"seq":3,"ts":"2026-01-01T00:10:00.000000Z","event":"tool","action":"invoke","outcome":"deny","reason":"tool_denied","src":{"ip":"2001:db8::1","port":443},"request":"01JD","principal":"phone","user":"+1555","agent":"work","tool":{"name":"ex\u0065c","args_bytes":3},"count":4,"first":"2026-01-01T00:00:00.000000Z","last":"2026-01-01T00:10:00.000000Z","prev":"0000000000000000000000000000000000000000000000000000000000000000","hash":"0000000000000000000000000000000000000000000000000000000000000000"}"#;
 
+    type Set = fn(&mut Filter, Vec<String>);
+
     #[test]
     fn each_field_decides_alone_and_all_must_fit() {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         let at = |text: &str| Stamp::parse(text);
-        let rows: [(&str, fn(&mut Filter, Vec<String>), &[&str], &[&str]); 6] = [
+        let rows: [(&str, Set, &[&str], &[&str]); 6] = [
             ("action", |f, w| f.actions = w, &["x", "invoke"], &["x"]),
             ("reason", |f, w| f.reasons = w, &["tool_denied"], &["tool"]),
             ("principal", |f, w| f.principals = w, &["phone"], &["Phone"]),

@@ -98,9 +98,9 @@ impl Ranking {
         });
         let mut rest = self.others;
         let unranked = all.split_off(all.len().min(top));
-        unranked
-            .into_iter()
-            .for_each(|(_, counts)| rest.add(counts));
+        for (_, counts) in unranked {
+            rest.add(counts);
+        }
         let mut names: Vec<_> = all
             .into_iter()
             .filter(|(_, counts)| counts.count > 0)

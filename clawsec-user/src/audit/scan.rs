@@ -73,10 +73,13 @@ fn work_lane<T>(
     }
 }
 
+/// The way to one thread and back.
+type Lane<T> = (SyncSender<Block>, Receiver<(Block, T)>);
+
 fn drive<T>(
     blocks: &mut Blocks,
     progress: OnProgress<'_>,
-    lanes: &[(SyncSender<Block>, Receiver<(Block, T)>)],
+    lanes: &[Lane<T>],
     fold: &mut impl FnMut(Piece<T>) -> ControlFlow<()>,
 ) {
     // In the order of the log: the lane a block went to, or why there is none.

@@ -131,12 +131,11 @@ pub(super) fn explain(log: &Path, misfit: Misfit) -> Result<(ProblemKind, u64, S
             (ProblemKind::Reordered, found.seq, after)
         });
     }
-    Ok(match survey.expected {
-        true => {
-            let detail = format!("{after}; {expected} stands elsewhere");
-            (ProblemKind::Reordered, expected, detail)
-        }
-        false => (ProblemKind::Gap, expected, after),
+    Ok(if survey.expected {
+        let detail = format!("{after}; {expected} stands elsewhere");
+        (ProblemKind::Reordered, expected, detail)
+    } else {
+        (ProblemKind::Gap, expected, after)
     })
 }
 

@@ -110,25 +110,22 @@ pub(super) fn every_field(line: &[u8], paint: Paint) -> String {
 }
 
 fn field(text: &mut String, name: &str, value: &Value, paint: Paint) {
-    match value {
-        Value::Object(inner) => {
-            for (inner_name, value) in inner {
-                field(text, &format!("{name}.{inner_name}"), value, paint);
-            }
+    if let Value::Object(inner) = value {
+        for (inner_name, value) in inner {
+            field(text, &format!("{name}.{inner_name}"), value, paint);
         }
-        _ => {
-            let value = match value {
-                Value::String(value) => value.clone(),
-                other => other.to_string(),
-            };
-            let name = format!("{:<22}", neutralise(name));
-            text.push_str(&format!(
-                "    {} {}\n",
-                paint.dim(&name),
-                neutralise(&value)
-            ));
-        }
+        return;
     }
+    let value = match value {
+        Value::String(value) => value.clone(),
+        other => other.to_string(),
+    };
+    let name = format!("{:<22}", neutralise(name));
+    text.push_str(&format!(
+        "    {} {}\n",
+        paint.dim(&name),
+        neutralise(&value)
+    ));
 }
 
 pub(super) fn report(report: &Report, path: &Path, paint: Paint) -> String {
