@@ -1,5 +1,10 @@
 //! Starts clawsec in a lab's gateway host, with a stand-in gateway behind it, and asks it things.
 
+mod activated;
+mod ask;
+
+pub(crate) use ask::Response;
+
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
@@ -25,16 +30,6 @@ pub(crate) struct Daemon {
     /// More arguments of `clawsec run`.
     arguments: Vec<&'static str>,
     pub(crate) seen: Arc<Seen>,
-}
-
-/// What `curl` saw.
-#[derive(Debug)]
-pub(crate) struct Response {
-    /// 0 when there was none.
-    pub(crate) status: u16,
-    pub(crate) body: String,
-    /// curl's own exit code: 28 is a time-out, 7 a refusal.
-    pub(crate) exit: i32,
 }
 
 impl Daemon {
@@ -145,6 +140,10 @@ impl Daemon {
     /// As `launch`, with more arguments.
     pub(crate) fn launch_with(&mut self, arguments: &[&str]) {
         self.spawn_with(arguments, &[]);
+        self.await_answer();
+    }
+
+    fn await_answer(&mut self) {
         let answers = |daemon: &mut Self| {
             let ended = daemon
                 .child
@@ -171,14 +170,21 @@ impl Daemon {
 
     /// As `spawn`, with more arguments and variables.
     pub(crate) fn spawn_with(&mut self, arguments: &[&str], variables: &[(&str, &str)]) {
+        let mut command = self
+            .lab
+            .command(Host::Gateway, &clawsec().to_string_lossy());
+        command.stdin(Stdio::null());
+        self.spawn_by(command, arguments, variables);
+    }
+
+    /// Starts the daemon by a command that takes its arguments.
+    fn spawn_by(&mut self, mut command: Command, more: &[&str], variables: &[(&str, &str)]) {
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.path("daemon.log"))
             .expect("open the daemon's log");
-        let child = self
-            .lab
-            .command(Host::Gateway, &clawsec().to_string_lossy())
+        let child = command
             .arg("run")
             .arg("--config")
             .arg(self.path("clawsec.json"))
@@ -187,10 +193,9 @@ impl Daemon {
             .arg("--state-dir")
             .arg(self.path("state"))
             .args(&self.arguments)
-            .args(arguments)
+            .args(more)
             .env("NO_COLOR", "1")
             .envs(variables.iter().copied())
-            .stdin(Stdio::null())
             .stderr(log)
             .spawn()
             .expect("start clawsec");
@@ -300,53 +305,6 @@ impl Daemon {
                 log()
             );
             std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-
-    /// GET with the key.
-    pub(crate) fn get(&self, from: Host, path: &str) -> Response {
-        self.curl(from, path, &["-H", &format!("X-API-Key: {KEY}")])
-    }
-
-    /// `POST /tools/invoke` with the key.
-    pub(crate) fn invoke(&self, call: &Value) -> Response {
-        let key = format!("Authorization: Bearer {KEY}");
-        self.curl(
-            Host::Inside,
-            "/tools/invoke",
-            &["-H", &key, "--json", &call.to_string()],
-        )
-    }
-
-    pub(crate) fn curl(&self, from: Host, path: &str, arguments: &[&str]) -> Response {
-        let gateway = if from == Host::Outside {
-            lab::GATEWAY_OUTSIDE
-        } else {
-            lab::GATEWAY_INSIDE
-        };
-        let output = self
-            .lab
-            .command(from, "curl")
-            .args([
-                "-sS",
-                "--max-time",
-                "10",
-                "--connect-timeout",
-                "2",
-                "--path-as-is",
-            ])
-            .args(["--write-out", "\n%{http_code}", "--cacert"])
-            .arg(self.path("cert.pem"))
-            .args(arguments)
-            .arg(format!("https://{gateway}:8443{path}"))
-            .output()
-            .expect("run curl");
-        let text = String::from_utf8_lossy(&output.stdout);
-        let (body, status) = text.rsplit_once('\n').unwrap_or_default();
-        Response {
-            status: status.parse().unwrap_or(0),
-            body: body.to_owned(),
-            exit: output.status.code().unwrap_or(-1),
         }
     }
 

@@ -1,6 +1,7 @@
 //! A real daemon on real traffic, in network namespaces that the tests make and remove.
 
 mod attach;
+pub(crate) mod client;
 mod confinement;
 pub(crate) mod daemon;
 pub(crate) mod docker;
@@ -14,6 +15,8 @@ mod probes;
 mod providers;
 mod reload;
 mod reloads;
+mod renewal;
+mod restart;
 mod sandbox;
 mod spine;
 mod start;

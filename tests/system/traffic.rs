@@ -82,7 +82,8 @@ pub(crate) fn under_traffic(hosts: &Namespaces, daemon: Daemon, work: impl FnOnc
     }
 }
 
-struct Stopper<'a>(&'a AtomicBool);
+/// Ends what goes on beside a test, also where the test fails.
+pub(crate) struct Stopper<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Stopper<'_> {
     fn drop(&mut self) {

@@ -3,13 +3,19 @@
 //! It answers as OpenClaw does where the two overlap, and demands the upstream token, so that a
 //! request that reached it was forwarded by clawsec. Plain threads; loopback only.
 
+pub mod socket;
+
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Bodies beyond this are refused; the real gateway's limit for `/tools/invoke` is the same.
 const MAX_BODY_BYTES: u64 = 2 * 1024 * 1024;
+
+/// How long `/v1/slow` takes, as a model that thinks does.
+pub const SLOW: Duration = Duration::from_secs(2);
 
 /// What the stand-in has seen, for tests.
 #[derive(Debug, Default)]
@@ -54,6 +60,9 @@ fn converse(stream: TcpStream, token: &str, seen: &Seen) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     while let Some(request) = read_request(&mut reader)? {
         seen.requests.fetch_add(1, Ordering::Relaxed);
+        if let Some(key) = request.header("sec-websocket-key") {
+            return socket::converse(&mut reader, &mut writer, key);
+        }
         let (status, kind, body) = answer(&request, token);
         write!(
             writer,
@@ -75,6 +84,10 @@ fn answer(request: &Request, token: &str) -> (&'static str, &'static str, String
             JSON,
             r#"{"error":{"message":"Unauthorized","type":"unauthorized"}}"#.into(),
         ),
+        ("GET", "/v1/slow") => {
+            std::thread::sleep(SLOW);
+            ("200 OK", JSON, r#"{"slow":true}"#.into())
+        }
         ("POST", "/tools/invoke") => {
             let call: serde_json::Value = serde_json::from_str(&request.body).unwrap_or_default();
             let tool = call

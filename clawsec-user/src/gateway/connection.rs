@@ -250,6 +250,7 @@ where
     let gateway = &connection.gateway;
     let mut served = pin!(served);
     let mut draining = false;
+    let mut drained = pin!(drained(connection));
     let mut generation = gateway.generation.subscribe();
     loop {
         tokio::select! {
@@ -259,7 +260,7 @@ where
                 }
                 return;
             }
-            () = gateway.drain.cancelled(), if !draining => {
+            () = drained.as_mut(), if !draining => {
                 draining = true;
                 finish(served.as_mut());
             }
@@ -285,6 +286,16 @@ where
                 }
             }
         }
+    }
+}
+
+/// Returns when the gateway drains and this connection is not about to ask for the first time:
+/// hyper ends one that has asked nothing yet, and its client would be told nothing.
+async fn drained(connection: &Connection) {
+    connection.gateway.drain.cancelled().await;
+    let first = connection.progress.first_use();
+    if tokio::time::timeout(FIRST_REQUEST, first).await.is_err() {
+        tracing::debug!(source = %connection.peer.ip, "nothing was asked before the drain");
     }
 }
 
@@ -332,6 +343,9 @@ async fn respond(
 /// How often a live connection looks whether its keys or its admission have run out, or its
 /// source was banned; with a change of policy it looks at once. Promised: within a second.
 pub(super) const REVOCATION_TICK: Duration = Duration::from_millis(500);
+
+/// How long a drain waits for the first request of a connection that was just accepted.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// A webhook is a message or two; the channels' own limits are lower.
 const WEBHOOK_BYTES: usize = 1024 * 1024;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::{Body as HyperBody, Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::body::{Body, BodyError};
 
@@ -22,6 +22,7 @@ pub(super) struct Progress {
     blocked_since_ms: AtomicU64,
     /// When somebody last asked or was answered; 0 is never.
     last_use_ms: AtomicU64,
+    first_use: Notify,
     /// One for each answer on its way: since when its last piece waits to be taken.
     answers: Mutex<Vec<Weak<AtomicU64>>>,
     /// One for each request that is being answered.
@@ -47,6 +48,7 @@ impl Progress {
             started: Instant::now(),
             blocked_since_ms: AtomicU64::new(0),
             last_use_ms: AtomicU64::new(0),
+            first_use: Notify::new(),
             answers: Mutex::default(),
             requests: Arc::default(),
         }
@@ -116,8 +118,21 @@ impl Progress {
         }
     }
 
+    /// Returns when somebody has asked, or at once if somebody had.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe; one task waits at a time.
+    pub(super) async fn first_use(&self) {
+        while self.last_use_ms.load(Ordering::Relaxed) == 0 {
+            self.first_use.notified().await;
+        }
+    }
+
     fn used(&self) {
-        self.last_use_ms.store(self.now_ms(), Ordering::Relaxed);
+        if self.last_use_ms.swap(self.now_ms(), Ordering::Relaxed) == 0 {
+            self.first_use.notify_one();
+        }
     }
 
     /// Never 0.

@@ -7,6 +7,7 @@
 pub mod admin;
 mod child;
 mod confirm;
+mod inherited;
 mod interfaces;
 mod kernel;
 mod link;

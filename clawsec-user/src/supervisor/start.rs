@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::child::{self, ChildError};
+use super::inherited::Inherited;
 use super::link::{Applied, Link};
 use super::listen::{self, ListenError};
 use super::records::Records;
@@ -80,9 +81,10 @@ impl StartError {
         match self {
             Self::Enforcer(_) => Blame::Kernel,
             Self::Unconfirmed => Blame::Unconfirmed,
-            Self::Refused { .. } | Self::Secrets(SecretError::Read { .. }) | Self::NoInterface => {
-                Blame::Configuration
-            }
+            Self::Refused { .. }
+            | Self::Secrets(SecretError::Read { .. })
+            | Self::NoInterface
+            | Self::Listen(ListenError::Inherited(_)) => Blame::Configuration,
             _ => Blame::System,
         }
     }
@@ -97,8 +99,9 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), StartError>
         tracing::warn!("{}: {}", warning.path, warning.message);
     }
     let signals = Signals::new().map_err(StartError::Signals)?;
+    let inherited = Inherited::of_this_process().map_err(ListenError::from)?;
     let account = child::account()?;
-    let bound = listen::bind_all(&config.gateway.listen)?;
+    let bound = listen::bind_all(&config.gateway.listen, inherited)?;
     config.number(reload::next_generation(&options.state_dir)?);
     let records = Records::open(&config.audit).map_err(StartError::Audit)?;
     let timed = Timed::open(&options.state_dir);

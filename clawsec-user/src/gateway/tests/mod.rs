@@ -3,6 +3,7 @@
 
 mod canvas;
 mod client;
+mod drain;
 mod fake_supervisor;
 mod fake_upstream;
 mod http;

@@ -133,7 +133,7 @@ async fn session(mut exchange: Exchange, listener: Listener, socket: UpgradeFut,
         () = gateway.drain.cancelled() => End::Draining,
     };
     relay::part(&end, &mut client, Some(&upstream.outbox)).await;
-    ended(&mut exchange, principal, end);
+    ended(&mut exchange, principal.path(), end);
 }
 
 /// What a client says is not for the gateway.

@@ -142,9 +142,14 @@ async fn session(
     };
     let greeted = tokio::select! {
         greeted = tokio::time::timeout(deadlines.handshake, greeted) => {
-            greeted.unwrap_or_else(|_elapsed| Err(too_slow()))
+            Some(greeted.unwrap_or_else(|_elapsed| Err(too_slow())))
         }
-        () = gateway.drain.cancelled() => return,
+        () = gateway.drain.cancelled() => None,
+    };
+    let Some(greeted) = greeted else {
+        let mut client = relay::Side { reader, outbox };
+        relay::part(&End::Draining, &mut client, None).await;
+        return ended(&mut exchange, "security.auth", End::Draining);
     };
     let dialled = match greeted {
         Ok((connect, principal)) => {
@@ -179,11 +184,11 @@ async fn session(
         outbox: upstream.outbox,
     };
     let end = relay::relay(&connection, &session, client, upstream).await;
-    ended(&mut exchange, &session.principal, end);
+    ended(&mut exchange, session.principal.path(), end);
 }
 
 /// The record of an end.
-fn ended(exchange: &mut Exchange, principal: &Principal, end: End) {
+fn ended(exchange: &mut Exchange, rule: &str, end: End) {
     exchange.note.action = "close";
     exchange.note.detail = None;
     match end {
@@ -197,19 +202,19 @@ fn ended(exchange: &mut Exchange, principal: &Principal, end: End) {
         }
         End::Client(close) => {
             exchange.note.detail = Some(closed("client", close.as_ref()));
-            exchange.allowed(principal.path());
+            exchange.allowed(rule);
         }
         End::Upstream(close) => {
             exchange.note.detail = Some(closed("upstream", close.as_ref()));
-            exchange.allowed(principal.path());
+            exchange.allowed(rule);
         }
         End::Dead => {
             exchange.note.detail = Some("no answer to pings".to_owned());
-            exchange.allowed(principal.path());
+            exchange.allowed(rule);
         }
         End::Draining => {
             exchange.note.detail = Some("service restart".to_owned());
-            exchange.allowed(principal.path());
+            exchange.allowed(rule);
         }
     }
 }
