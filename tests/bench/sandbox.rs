@@ -1,7 +1,7 @@
 //! `cargo xtask bench sandbox`: what one execution costs, beside the bare programs, in one run.
 //!
 //! Every way runs the same command once a round, in turn, so that what the machine does meanwhile
-//! meets all alike. The time is from the call to the end of the command; a container that stands
+//! meets all alike. The time is from the call to the end of the command; one that stands
 //! ready again, and one that is removed, are waited for outside it.
 
 use std::path::Path;
@@ -43,6 +43,7 @@ async fn measure(out: &Path) -> anyhow::Result<()> {
     };
     let pooled = open(SandboxProvider::Docker, 2).await?;
     let cold = open(SandboxProvider::Docker, 0).await?;
+    let ready = open(SandboxProvider::Native, 2).await?;
     let native = open(SandboxProvider::Native, 0).await?;
     let firejail = open(SandboxProvider::Firejail, 0).await;
     let none = open(SandboxProvider::None, 0).await;
@@ -57,7 +58,8 @@ async fn measure(out: &Path) -> anyhow::Result<()> {
         Way::new("docker exec, bare", By::Program(Bare::exec())),
         Way::new("docker run, bare, same flags", By::Program(running.run())),
         Way::new("docker, no pool", By::Clawsec(cold)),
-        Way::new("native", By::Clawsec(native)),
+        Way::new("native, pool", By::Clawsec(ready)),
+        Way::new("native, no pool", By::Clawsec(native)),
         Way::new("bwrap, bare", By::Program(bwrap())),
     ];
     for (name, sandbox) in [("firejail", firejail), ("none", none)] {
@@ -318,7 +320,7 @@ fn report(ways: &mut [Way], out: &Path) -> anyhow::Result<()> {
     let (pool, exec) = (p50("docker, pool"), p50("docker exec, bare"));
     let (run, native, bwrap) = (
         p50("docker run, bare, same flags"),
-        p50("native"),
+        p50("native, pool"),
         p50("bwrap, bare"),
     );
     let aims = [
@@ -335,7 +337,7 @@ fn report(ways: &mut [Way], out: &Path) -> anyhow::Result<()> {
             run / pool >= 3.0,
         ),
         (
-            "native, of a bare bwrap",
+            "native with the pool, of a bare bwrap",
             native / bwrap,
             "at most 1.5",
             native / bwrap <= 1.5,

@@ -69,15 +69,8 @@ macro_rules! provider {
     )* };
 }
 
+mod pooled;
 provider!(docker, SandboxProvider::Docker);
-/// The same rules where a container stands ready: it is another way through docker.
-mod pooled {
-    provider! { @rows super::open_pooled(),
-        hello, exit_codes, signals, arguments, missing_programs, stdin, environment, timeout,
-        output_cap, memory_bomb, fork_bomb, no_network, read_only_root, ordinary_user, no_rights,
-        no_dangerous_calls, no_inherited_descriptors, background_processes_end, workdir,
-    }
-}
 
 provider!(firejail, SandboxProvider::Firejail);
 provider!(native, SandboxProvider::Native);
@@ -398,11 +391,6 @@ fn job(command: JobCommand) -> Job {
         stdin: Vec::new(),
         timeout: Duration::from_secs(20),
     }
-}
-
-async fn open_pooled() -> Sandbox {
-    let instance = lifetime::unique("pool");
-    setup::open_pooled_as(&instance).await
 }
 
 async fn open(provider: SandboxProvider) -> Sandbox {

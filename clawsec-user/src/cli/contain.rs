@@ -10,6 +10,8 @@ pub(crate) struct ContainArguments {
     #[arg(long)]
     tell: i32,
     #[arg(long)]
+    order: i32,
+    #[arg(long)]
     filters: i32,
     #[arg(long)]
     uid: u32,
@@ -18,25 +20,20 @@ pub(crate) struct ContainArguments {
     #[arg(long)]
     base: PathBuf,
     #[arg(long)]
-    workdir: PathBuf,
-    #[arg(long)]
     workspace: Option<PathBuf>,
     #[arg(long)]
     read_only: bool,
-    #[arg(required = true, last = true)]
-    argv: Vec<String>,
 }
 
 pub(crate) fn run(arguments: ContainArguments) -> ExitCode {
     contain(&Containment {
         tell: arguments.tell,
+        order: arguments.order,
         filters: arguments.filters,
         uid: arguments.uid,
         gid: arguments.gid,
         base: arguments.base,
-        workdir: arguments.workdir,
         workspace: arguments.workspace,
         read_only: arguments.read_only,
-        argv: arguments.argv,
     })
 }

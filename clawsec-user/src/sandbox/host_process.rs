@@ -1,7 +1,7 @@
 //! Seeing a process on the host to its end: input, output, deadline, and nothing left behind.
 //!
-//! Both providers that start processes themselves (firejail, bare) use it. Invariant: when `run`
-//! returns, the cgroup is empty and gone, however the execution ended.
+//! Invariant: when `Host::run` returns, the cgroup is empty and gone, however the execution ended.
+//! `native` uses the parts, and removes its cgroup after the answer.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Resource, Signal, kill_process_group};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Child;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +35,7 @@ pub(super) struct Ended {
     pub(super) cancelled: bool,
 }
 
-/// What both providers hold for the daemon's life.
+/// What the providers that start processes themselves hold for the daemon's life.
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) user: ToolUser,
@@ -53,6 +54,7 @@ pub(super) struct Launch<'a> {
 }
 
 impl Host {
+    /// Runs the process to its end and the end of everything it started.
     pub(super) async fn run(
         &self,
         owner: &Owner,
@@ -61,12 +63,16 @@ impl Host {
         cancel: &CancellationToken,
         output: &Output,
     ) -> Result<Ended, SandboxError> {
-        let leaf = self.cgroups.leaf(owner, &job.id, self.limits)?;
+        let leaf = self.leaf(owner, &job.id)?;
         let result = self.run_in(&leaf, job, launch, cancel, output).await;
         if !leaf.remove().await {
             tracing::warn!(execution = %job.id, "a sandbox cgroup could not be removed yet");
         }
         result
+    }
+
+    pub(super) fn leaf(&self, owner: &Owner, id: &str) -> Result<Leaf, SandboxError> {
+        self.cgroups.leaf(owner, id, self.limits)
     }
 
     async fn run_in(
@@ -77,45 +83,35 @@ impl Host {
         cancel: &CancellationToken,
         output: &Output,
     ) -> Result<Ended, SandboxError> {
-        let invalid_workdir = SandboxError::InvalidJob {
-            field: "workdir",
-            problem: "cannot be entered by the sandbox user",
+        let program = launch.argv.first().cloned().unwrap_or_default();
+        let mut child = match self.spawn(leaf, launch) {
+            Ok(child) => child,
+            Err(source) => return not_started(program, source, output),
         };
-        let Ok(workdir) = CString::new(launch.workdir.as_os_str().as_encoded_bytes()) else {
-            return Err(invalid_workdir);
-        };
-        // A launcher of ours that does not start is no failure of the tool's.
-        let is_tool = !matches!(launch.rights, Rights::Launcher { .. });
+        let streams = Streams::of(&mut child, job, output);
+        let (mut ended, status) = see_to_end(&streams, leaf, child.wait(), job, cancel).await;
+        // What the tool left in the background goes with it, as it would in a container.
+        leaf.kill().await;
+        streams.drain().await;
+        let status = status.map_err(|source| SandboxError::Wait { program, source })?;
+        ended.exit_code = status.code();
+        ended.signal = status.signal();
+        ended.oom = leaf.oom_killed();
+        Ok(ended)
+    }
+
+    /// Starts it in the cgroup, with the user, limits and rights it is to have.
+    pub(super) fn spawn(&self, leaf: &Leaf, launch: Launch<'_>) -> io::Result<Child> {
+        let workdir = CString::new(launch.workdir.as_os_str().as_encoded_bytes())
+            .map_err(|_nul| io::ErrorKind::NotADirectory)?;
         let containment = Containment {
             user: self.user.clone(),
-            cgroup: leaf.entrances()?,
+            cgroup: leaf.entrances().map_err(io::Error::other)?,
             limits: self.resource_limits(),
             workdir,
             rights: launch.rights,
         };
-        let program = launch.argv.first().cloned().unwrap_or_default();
-        let child = match spawn(launch.argv, launch.environment, containment) {
-            Ok(child) => child,
-            Err(error) => {
-                return match error.kind() {
-                    io::ErrorKind::NotADirectory => Err(invalid_workdir),
-                    // As a shell would say it: the tool's failure, not the sandbox's.
-                    io::ErrorKind::NotFound if is_tool => {
-                        Ok(not_executable(output, &program, &error, 127))
-                    }
-                    _ if is_tool
-                        && matches!(error.raw_os_error(), Some(libc::EACCES | libc::ENOEXEC)) =>
-                    {
-                        Ok(not_executable(output, &program, &error, 126))
-                    }
-                    _ => Err(SandboxError::Spawn {
-                        program,
-                        source: error,
-                    }),
-                };
-            }
-        };
-        supervise(child, leaf, &program, job, cancel, output).await
+        spawn(launch.argv, launch.environment, containment)
     }
 
     fn resource_limits(&self) -> Vec<(Resource, u64)> {
@@ -128,74 +124,90 @@ impl Host {
     }
 }
 
-async fn supervise(
-    mut child: Child,
-    leaf: &Leaf,
-    program: &str,
-    job: &Job,
-    cancel: &CancellationToken,
-    output: &Output,
-) -> Result<Ended, SandboxError> {
-    let group = child
-        .id()
-        .and_then(|id| i32::try_from(id).ok())
-        .and_then(Pid::from_raw);
-    let stdin = child.stdin.take();
-    let feeding = tokio::spawn(feed(stdin, job.stdin.clone()));
-    let mut draining = tokio::task::JoinSet::new();
-    if let Some(stdout) = child.stdout.take() {
-        let capture = output.stdout.clone();
-        draining.spawn(async move { capture.drain(stdout).await });
+fn not_started(program: String, error: io::Error, output: &Output) -> Result<Ended, SandboxError> {
+    match (error.kind(), error.raw_os_error()) {
+        (io::ErrorKind::NotADirectory, _) => Err(SandboxError::InvalidJob {
+            field: "workdir",
+            problem: "cannot be entered by the sandbox user",
+        }),
+        // As a shell would say it: the tool's failure, not the sandbox's.
+        (io::ErrorKind::NotFound, _) => Ok(not_executable(output, &program, &error, 127)),
+        (_, Some(libc::EACCES | libc::ENOEXEC)) => {
+            Ok(not_executable(output, &program, &error, 126))
+        }
+        _ => Err(SandboxError::Spawn {
+            program,
+            source: error,
+        }),
     }
-    if let Some(stderr) = child.stderr.take() {
-        let capture = output.stderr.clone();
-        draining.spawn(async move { capture.drain(stderr).await });
+}
+
+/// A started process's three streams, served from here on.
+pub(super) struct Streams {
+    group: Option<Pid>,
+    feeding: JoinHandle<()>,
+    draining: JoinSet<()>,
+}
+
+impl Streams {
+    pub(super) fn of(child: &mut Child, job: &Job, output: &Output) -> Self {
+        let group = child
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(Pid::from_raw);
+        let feeding = tokio::spawn(feed(child.stdin.take(), job.stdin.clone()));
+        let mut draining = JoinSet::new();
+        if let Some(stdout) = child.stdout.take() {
+            let capture = output.stdout.clone();
+            draining.spawn(async move { capture.drain(stdout).await });
+        }
+        if let Some(stderr) = child.stderr.take() {
+            let capture = output.stderr.clone();
+            draining.spawn(async move { capture.drain(stderr).await });
+        }
+        Self {
+            group,
+            feeding,
+            draining,
+        }
     }
 
-    let mut ended = Ended::default();
-    let waited = tokio::select! {
-        status = child.wait() => Some(status),
-        () = tokio::time::sleep(job.timeout) => {
-            ended.timed_out = true;
-            None
+    /// Takes the output that is still in the pipes when everything that writes is dead.
+    pub(super) async fn drain(mut self) {
+        self.feeding.abort();
+        let drained = timeout(DRAIN, async {
+            while self.draining.join_next().await.is_some() {}
+        });
+        if drained.await.is_err() {
+            self.draining.abort_all();
         }
-        () = cancel.cancelled() => {
-            ended.cancelled = true;
-            None
-        }
-    };
-    let status = if let Some(status) = waited {
-        status
-    } else {
-        if let Some(group) = group {
-            // It may have ended this moment.
-            kill_process_group(group, Signal::TERM).ok();
-        }
-        if let Ok(status) = timeout(GRACE, child.wait()).await {
-            status
-        } else {
-            leaf.kill().await;
-            child.wait().await
-        }
-    };
-    // What the tool left in the background goes with it, as it would in a container.
-    leaf.kill().await;
-    feeding.abort();
-    let drained = timeout(DRAIN, async {
-        while draining.join_next().await.is_some() {}
-    })
-    .await;
-    if drained.is_err() {
-        draining.abort_all();
     }
-    let status = status.map_err(|source| SandboxError::Wait {
-        program: program.to_owned(),
-        source,
-    })?;
-    ended.exit_code = status.code();
-    ended.signal = status.signal();
-    ended.oom = leaf.oom_killed();
-    Ok(ended)
+}
+
+/// Waits until `over`; a deadline or a cancel makes it so: politely, then by the cgroup.
+pub(super) async fn see_to_end<T>(
+    streams: &Streams,
+    leaf: &Leaf,
+    over: impl Future<Output = T>,
+    job: &Job,
+    cancel: &CancellationToken,
+) -> (Ended, T) {
+    let mut ended = Ended::default();
+    tokio::pin!(over);
+    tokio::select! {
+        end = &mut over => return (ended, end),
+        () = tokio::time::sleep(job.timeout) => ended.timed_out = true,
+        () = cancel.cancelled() => ended.cancelled = true,
+    }
+    if let Some(group) = streams.group {
+        // It may have ended this moment.
+        kill_process_group(group, Signal::TERM).ok();
+    }
+    if let Ok(end) = timeout(GRACE, &mut over).await {
+        return (ended, end);
+    }
+    leaf.kill().await;
+    (ended, over.await)
 }
 
 /// Writes the input and closes it. A tool that does not read ends this with a broken pipe.

@@ -2,7 +2,7 @@
 //!
 //! `Sandbox::run` consumes a `Permit`, so nothing runs that policy did not let through. It lives
 //! in the supervisor (root). Invariant: no shell of ours ever sees a tool's command, and no
-//! `unsafe` stands outside `child.rs`, `contain.rs`, `netdevice.rs` and `probe_calls.rs`.
+//! `unsafe` stands outside `child.rs`, `native/contain.rs`, `netdevice.rs` and `probe_calls.rs`.
 //!
 //! Reading order: `job` (what to run and what came of it), `dispatch` (slots, queue, one execution
 //! from start to removal), `provider`, then `docker`, `firejail`, `native`, `bare`, and what they share.
@@ -24,8 +24,6 @@ mod seccomp;
 mod bare;
 mod firejail;
 
-mod contain;
-mod contain_root;
 mod native;
 mod netdevice;
 
@@ -42,6 +40,7 @@ mod limits;
 mod oom;
 mod owner;
 mod scratch;
+mod step;
 mod user;
 
 mod registry;
@@ -49,11 +48,11 @@ mod registry;
 pub use tokio_util::sync::CancellationToken;
 
 pub use capture::{Captured, Output};
-pub use contain::{Containment, contain};
 pub use dispatch::{Health, Sandbox};
 pub use error::SandboxError;
 pub use image::build as build_image;
 pub use job::{Execution, Job, JobCommand, Mount, MountAccess};
+pub use native::contain::{Containment, contain};
 pub use probe::{Finding, Verdict, probe};
 pub use probe_control::{Control, control};
 pub use probe_inside::{Inside, inside};

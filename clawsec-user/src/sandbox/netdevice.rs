@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketType, socket};
 
-use super::contain::{Step, step};
+use super::step::{Step, step};
 
 /// As in every container: programs that talk to themselves over loopback work.
 pub(super) fn loopback_up() -> Step<()> {

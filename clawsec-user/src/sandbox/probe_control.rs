@@ -16,10 +16,10 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use super::contain::{Step, step};
 use super::netdevice::{loopback_also, loopback_up};
 use super::probe::{Finding, LIMIT, Stage, Verdict, arguments, finding, judge_alone, rows_of};
 use super::probe_inside::{OUTPUT, PROBES, TIME};
+use super::step::{Step, step};
 use super::{Captured, Execution, SandboxError};
 
 /// What the hidden command is given: where the listeners must be, and what to run there.

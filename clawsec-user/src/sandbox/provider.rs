@@ -51,24 +51,31 @@ impl Setting {
         })
     }
 
-    /// Whether as many idle containers stand ready as were asked for.
+    /// Whether as many sandboxes stand ready as were asked for.
     pub(super) fn is_warm(&self) -> bool {
         match &self.provider {
             Provider::Docker(docker) => !docker.pool.lacks(),
-            _ => true,
+            Provider::Native(native) => !native.pool.lacks(),
+            Provider::Firejail(_) | Provider::Bare(_) => true,
         }
     }
 
-    /// Keeps idle containers until `closing`.
+    /// Keeps sandboxes ready until `closing`.
     pub(super) fn keep_pool(
         &self,
         tasks: &TaskTracker,
         owner: &Owner,
         closing: &CancellationToken,
     ) {
-        if let Provider::Docker(docker) = &self.provider {
-            let work = Arc::clone(docker).keep_pool(owner.clone(), closing.clone());
-            tasks.spawn(work);
+        let (owner, closing) = (owner.clone(), closing.clone());
+        match &self.provider {
+            Provider::Docker(docker) => {
+                tasks.spawn(Arc::clone(docker).keep_pool(owner, closing));
+            }
+            Provider::Native(native) => {
+                tasks.spawn(Arc::clone(native).keep_pool(owner, closing));
+            }
+            Provider::Firejail(_) | Provider::Bare(_) => {}
         }
     }
 }
@@ -77,7 +84,7 @@ impl Setting {
 pub(super) enum Provider {
     Docker(Arc<DockerProvider>),
     Firejail(Firejail),
-    Native(Native),
+    Native(Arc<Native>),
     Bare(Bare),
 }
 
@@ -127,8 +134,11 @@ impl Provider {
             SandboxProvider::Native => {
                 let host = host(ToolUser::find_for_native)?;
                 let scratches = Scratches::open(instance)?;
-                let native = Native::open(host, &scratches, &config.launcher, owner).await?;
-                Self::Native(native)
+                let ready = (config.pool, workspace(config));
+                let launcher = &config.launcher;
+                let native =
+                    Native::open(host, &scratches, launcher, owner, live.clone(), ready).await?;
+                Self::Native(Arc::new(native))
             }
             SandboxProvider::None => {
                 let bare = Bare {
@@ -186,10 +196,12 @@ impl Provider {
         })
     }
 
-    /// Removes what outlives the answer. The host's providers remove what they made before it.
+    /// Removes what outlives the answer. firejail and none have removed what they made before it.
     pub(super) async fn clean(&self, id: &str) {
-        let Self::Docker(docker) = self else {
-            return;
+        let docker = match self {
+            Self::Docker(docker) => docker,
+            Self::Native(native) => return native.clean(id).await,
+            Self::Firejail(_) | Self::Bare(_) => return,
         };
         for attempt in 1..=3 {
             match docker.clean(id).await {

@@ -5,9 +5,9 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use clawsec_user::config::SandboxProvider;
+use clawsec_user::config::{SandboxProvider, WorkspaceAccess};
 use clawsec_user::sandbox::{
-    CancellationToken, EntryState, JobCommand, Registry, RegistryError, SandboxError,
+    CancellationToken, EntryState, JobCommand, Registry, RegistryError, Sandbox, SandboxError,
 };
 
 use super::{config, finish, job, open, open_as, permit, permit_of};
@@ -235,12 +235,11 @@ pub(super) async fn registry_shows_only_ones_own(provider: SandboxProvider) {
 }
 
 /// What stands ready is one execution's, and goes with the daemon.
-#[tokio::test(flavor = "multi_thread")]
-async fn idle_containers_are_used_once_and_leave_with_the_daemon() {
+pub(super) async fn what_stands_ready_is_used_once(provider: SandboxProvider) {
     let instance = unique("idle");
-    let sandbox = super::setup::open_pooled_as(&instance).await;
+    let sandbox = super::setup::open_pooled_as(provider, &instance).await;
     assert!(sandbox.warm_up(Duration::from_secs(30)).await);
-    let before = remains(SandboxProvider::Docker, &instance).await;
+    let before = remains(provider, &instance).await;
     assert_eq!(before.lines().count(), 2, "{before}");
     assert_eq!(sandbox.remove_orphans().await.unwrap(), 0, "they are alive");
     for _ in 0..4 {
@@ -249,10 +248,38 @@ async fn idle_containers_are_used_once_and_leave_with_the_daemon() {
         assert_eq!(execution.stdout.total_bytes, 0, "of another: {execution:?}");
     }
     until("the first two are gone", || async {
-        let now = remains(SandboxProvider::Docker, &instance).await;
+        let now = remains(provider, &instance).await;
         now.lines().all(|name| !before.contains(name))
     })
     .await;
+    finish(sandbox).await;
+}
+
+/// A folder that was made anew under its old name is not the one that was mounted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_native_sandbox_of_an_old_workspace_is_not_used() {
+    super::setup::make_user();
+    let workspace = tempfile::tempdir().unwrap();
+    let path = workspace.path().join("folder");
+    let fresh = |content: &str| {
+        std::fs::remove_dir_all(&path).ok();
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("file"), content).unwrap();
+    };
+    let mut config = config(SandboxProvider::Native);
+    config.pool = 1;
+    config.workspace = Some(path.clone());
+    config.workspace_access = WorkspaceAccess::ReadOnly;
+    fresh("old");
+    let sandbox = Sandbox::open(&config, &unique("stale")).await.unwrap();
+    for content in ["old", "new"] {
+        assert!(sandbox.warm_up(Duration::from_secs(30)).await);
+        if content == "new" {
+            fresh(content);
+        }
+        let execution = super::shell(&sandbox, "cat file").await;
+        assert_eq!(execution.stdout.text(), content, "{execution:?}");
+    }
     finish(sandbox).await;
 }
 

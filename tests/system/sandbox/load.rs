@@ -133,10 +133,10 @@ async fn crowded_daemon() {
     }
 }
 
-/// With a pool where there can be one: its containers are as much to be removed.
+/// With a pool where there can be one: what stands ready is as much to be removed.
 async fn open(provider: SandboxProvider, instance: &str) -> Sandbox {
-    if provider == SandboxProvider::Docker {
-        return super::setup::open_pooled_as(instance).await;
+    if matches!(provider, SandboxProvider::Docker | SandboxProvider::Native) {
+        return super::setup::open_pooled_as(provider, instance).await;
     }
     make_user();
     Sandbox::open(&config(provider), instance).await.unwrap()

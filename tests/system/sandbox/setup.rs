@@ -27,9 +27,13 @@ pub(super) async fn open_as(
     Sandbox::open(&config, instance).await
 }
 
-pub(super) async fn open_pooled_as(instance: &str) -> Sandbox {
-    let mut config = config(SandboxProvider::Docker);
-    config.docker_socket = dockerd::socket_with_image().await;
+pub(super) async fn open_pooled_as(provider: SandboxProvider, instance: &str) -> Sandbox {
+    let mut config = config(provider);
+    if provider == SandboxProvider::Docker {
+        config.docker_socket = dockerd::socket_with_image().await;
+    } else {
+        make_user();
+    }
     config.pool = 2;
     Sandbox::open(&config, instance).await.unwrap()
 }

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, Access as _, AccessFs, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset,
@@ -18,7 +18,7 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, pivot_root};
 
-use super::contain::{Step, step};
+use super::super::step::{Step, step};
 
 pub(super) struct Root<'a> {
     /// A folder to hide under the new root while it is built.
@@ -92,6 +92,12 @@ where
         // What is not there needs no permission.
         Err(_) => Ok(ruleset),
     }
+}
+
+/// What of the host is mounted, whoever asks.
+pub(super) fn host_paths() -> impl Iterator<Item = PathBuf> {
+    let programs = PROGRAMS.iter().map(|name| Path::new("/").join(name));
+    programs.chain(HOST_ETC.iter().map(|name| Path::new("/etc").join(name)))
 }
 
 /// `/bin` of the host, which is a folder on some and a link to `usr/bin` on others.
@@ -216,7 +222,7 @@ fn bind(source: &Path, target: &Path, flags: MountFlags) -> Step<()> {
     mount_remount(target, MountFlags::BIND | flags, "").map_err(failed)
 }
 
-fn made(base: &Path, name: &str) -> Step<std::path::PathBuf> {
+fn made(base: &Path, name: &str) -> Step<PathBuf> {
     let path = base.join(name);
     fs::create_dir(&path)
         .map(|()| path)

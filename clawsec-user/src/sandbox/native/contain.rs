@@ -5,8 +5,9 @@
 //! child is the init of the tool's process namespace; that one's child becomes the tool.
 //! Invariant: the tool's program is the last step, and no step before it may fail.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -26,10 +27,11 @@ use rustix::thread::{
 };
 use seccompiler::{BpfProgram, sock_filter};
 
+use super::super::netdevice;
+use super::super::step::{Step, step};
 use super::contain_root::{self, Root};
-use super::netdevice;
 
-/// What `native` asks for, as command line arguments.
+/// What `native` asks for before it knows the tool, as command line arguments.
 #[derive(Debug)]
 pub struct Containment {
     /// Where the end is told; written by no tool.
@@ -38,16 +40,26 @@ pub struct Containment {
     pub uid: u32,
     pub gid: u32,
     pub base: PathBuf,
-    pub workdir: PathBuf,
     pub workspace: Option<PathBuf>,
     pub read_only: bool,
+    /// Where the order comes from: its length in four bytes, native order, then JSON.
+    pub order: RawFd,
+}
+
+/// What to run, once everything else is done.
+#[derive(Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(super) struct Order {
     /// An empty program is a check: everything but the last step.
-    pub argv: Vec<String>,
+    pub(super) argv: Vec<String>,
+    pub(super) environment: BTreeMap<String, String>,
+    pub(super) workdir: PathBuf,
 }
 
 /// How it ended, as the launcher tells the supervisor.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Report {
+    /// Only the order is missing.
+    Ready,
     Ended {
         code: Option<i32>,
         signal: Option<i32>,
@@ -58,11 +70,11 @@ pub(super) enum Report {
 }
 
 impl Report {
-    /// The first that was told counts; `None` where nothing was.
-    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
-        let text = String::from_utf8_lossy(bytes);
-        let (kind, rest) = text.lines().next()?.split_once(' ')?;
+    /// One line; `None` for what no launcher says.
+    pub(super) fn parse(line: &str) -> Option<Self> {
+        let (kind, rest) = line.split_once(' ')?;
         match kind {
+            "ready" => Some(Self::Ready),
             "code" => Some(Self::Ended {
                 code: Some(rest.parse().ok()?),
                 signal: None,
@@ -78,36 +90,47 @@ impl Report {
     }
 }
 
-/// A step and its error; told, never shown to the tool's readers.
-pub(super) type Step<T> = Result<T, String>;
-
-/// Names the step in the error of a system call.
-pub(super) fn step<E: std::fmt::Display>(name: &str) -> impl FnOnce(E) -> String {
-    move |error| format!("{name}: {error}")
-}
-
 /// Builds, runs, waits, tells.
 pub fn contain(asked: &Containment) -> ExitCode {
-    // SAFETY: `native` has opened these two for this process alone, and nothing else here knows
+    // SAFETY: `native` has opened these three for this process alone, and nothing else here knows
     // their numbers; a number that is not open makes the first use fail, which is told to nobody
     // and ends the launcher.
-    let (tell, filters) = unsafe {
+    let (tell, order, filters) = unsafe {
         (
             OwnedFd::from_raw_fd(asked.tell),
+            OwnedFd::from_raw_fd(asked.order),
             OwnedFd::from_raw_fd(asked.filters),
         )
     };
-    let mut tell = File::from(tell);
+    let (mut tell, order) = (File::from(tell), File::from(order));
     let filters = read_filters(&File::from(filters));
-    match filters.and_then(|filters| launch(asked, &tell, &filters)) {
+    let launched = filters.and_then(|filters| {
+        launch(&Launch {
+            asked,
+            tell: &tell,
+            order: &order,
+            filters: &filters,
+        })
+    });
+    match launched {
         Ok(line) => drop(writeln!(tell, "{line}")),
         Err(error) => drop(writeln!(tell, "failed {}", error.replace('\n', " "))),
     }
     ExitCode::SUCCESS
 }
 
-fn launch(asked: &Containment, tell: &File, filters: &[BpfProgram]) -> Step<String> {
-    rustix::io::fcntl_setfd(tell, rustix::io::FdFlags::CLOEXEC).map_err(step("own the pipe"))?;
+/// A launcher's own, for all three of its processes.
+struct Launch<'a> {
+    asked: &'a Containment,
+    tell: &'a File,
+    order: &'a File,
+    filters: &'a [BpfProgram],
+}
+
+fn launch(launch: &Launch<'_>) -> Step<String> {
+    for pipe in [launch.tell, launch.order] {
+        rustix::io::fcntl_setfd(pipe, rustix::io::FdFlags::CLOEXEC).map_err(step("own a pipe"))?;
+    }
     // The polite signal of a timeout goes to the whole group: it is for the tool.
     SigSet::all()
         .thread_block()
@@ -126,19 +149,29 @@ fn launch(asked: &Containment, tell: &File, filters: &[BpfProgram]) -> Step<Stri
     // SAFETY: this process has one thread, so the child may do whatever this one could.
     match unsafe { fork() }.map_err(step("fork the sandbox's init"))? {
         ForkResult::Child => {
-            let outcome = init(asked, filters);
-            let mut tell: &File = tell;
-            match outcome {
-                Ok(line) => drop(writeln!(tell, "{line}")),
-                Err(error) => drop(writeln!(tell, "failed {}", error.replace('\n', " "))),
+            match init(launch) {
+                Ok(line) => launch.tell(&line),
+                Err(error) => launch.tell(&format!("failed {}", error.replace('\n', " "))),
             }
             leave()
         }
         ForkResult::Parent { child } => {
-            stay_until(child, tell)?;
+            stay_until(child, launch.tell)?;
             // The init has told how the tool ended, unless it was killed; then nobody knows more.
             leave()
         }
+    }
+}
+
+impl Launch<'_> {
+    /// One write, so that no line is cut by another's. A supervisor that does not listen any more
+    /// is noticed elsewhere.
+    fn tell(&self, line: &str) {
+        drop(
+            self.tell
+                .try_clone()
+                .and_then(|mut tell| tell.write_all(format!("{line}\n").as_bytes())),
+        );
     }
 }
 
@@ -171,7 +204,8 @@ fn stay_until(init: Pid, tell: &File) -> Step<()> {
 }
 
 /// The first process of the namespace: builds the root, starts the tool, reaps.
-fn init(asked: &Containment, filters: &[BpfProgram]) -> Step<String> {
+fn init(launch: &Launch<'_>) -> Step<String> {
+    let asked = launch.asked;
     let root = Root {
         base: &asked.base,
         workspace: asked.workspace.as_deref(),
@@ -184,7 +218,7 @@ fn init(asked: &Containment, filters: &[BpfProgram]) -> Step<String> {
     nix::unistd::sethostname("sandbox").map_err(step("set the host's name"))?;
     // SAFETY: as in `launch`: one thread.
     match unsafe { fork() }.map_err(step("fork the tool"))? {
-        ForkResult::Child => become_tool(asked, filters),
+        ForkResult::Child => become_tool(launch),
         ForkResult::Parent { child } => {
             close_streams()?;
             lose_rights(asked)?;
@@ -210,26 +244,34 @@ fn reap_until(tool: Pid) -> Step<String> {
     }
 }
 
-/// Gives up everything, then executes. Returns only where that did not come about.
-fn become_tool(asked: &Containment, filters: &[BpfProgram]) -> Step<String> {
+/// Gives up everything, waits for the order, then executes. Returns only where that did not come
+/// about.
+fn become_tool(launch: &Launch<'_>) -> Step<String> {
+    let Launch { asked, filters, .. } = *launch;
     lose_rights(asked)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    if rustix::process::chdir(&asked.workdir).is_err() {
-        return Ok("workdir -".into());
-    }
     prctl::set_no_new_privs().map_err(step("set no_new_privs"))?;
     contain_root::landlock(!asked.read_only).map_err(step("restrict files by Landlock"))?;
     for filter in filters {
         seccompiler::apply_filter(filter).map_err(step("install the system call filter"))?;
     }
-    let [program, arguments @ ..] = asked.argv.as_slice() else {
+    launch.tell("ready -");
+    let order = read_order(launch.order)?;
+    if rustix::process::chdir(&order.workdir).is_err() {
+        return Ok("workdir -".into());
+    }
+    let [program, arguments @ ..] = order.argv.as_slice() else {
         return Err("no program".into());
     };
     if program.is_empty() {
         leave();
     }
     // Takes the blocked signals and the ignored SIGPIPE back, and the pipe closes by itself.
-    let error = Command::new(program).args(arguments).exec();
+    let error = Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .envs(&order.environment)
+        .exec();
     drop(writeln!(std::io::stderr(), "{program}: {error}"));
     let code = if error.kind() == std::io::ErrorKind::NotFound {
         127
@@ -283,6 +325,19 @@ fn close_streams() -> Step<()> {
     rustix::stdio::dup2_stderr(null.as_fd()).map_err(step("close the errors"))
 }
 
+fn read_order(mut pipe: &File) -> Step<Order> {
+    let mut length = [0; 4];
+    pipe.read_exact(&mut length)
+        .map_err(step("wait for the order"))?;
+    let mut text = Vec::new();
+    let length = u64::from(u32::from_ne_bytes(length));
+    pipe.take(length)
+        .read_to_end(&mut text)
+        .map_err(step("read the order"))?;
+    // One that was cut short is no JSON.
+    serde_json::from_slice(&text).map_err(step("understand the order"))
+}
+
 fn read_filters(file: &File) -> Step<Vec<BpfProgram>> {
     // By position: the offset is shared with every other launcher.
     let length = file.metadata().map_err(step("measure the filters"))?.len();
@@ -328,31 +383,32 @@ mod tests {
 
     #[test]
     fn what_was_told_is_read_back() {
-        let rows: &[(&[u8], Option<Report>)] = &[
+        let rows: &[(&str, Option<Report>)] = &[
+            ("ready -", Some(Report::Ready)),
             (
-                b"code 3\n",
+                "code 3",
                 Some(Report::Ended {
                     code: Some(3),
                     signal: None,
                 }),
             ),
             (
-                b"signal 9\ncode 0\n",
+                "signal 9",
                 Some(Report::Ended {
                     code: None,
                     signal: Some(9),
                 }),
             ),
-            (b"workdir -\n", Some(Report::Workdir)),
+            ("workdir -", Some(Report::Workdir)),
             (
-                b"failed make namespaces: no\n",
+                "failed make namespaces: no",
                 Some(Report::Failed("make namespaces: no".into())),
             ),
-            (b"", None),
-            (b"code x\n", None),
+            ("", None),
+            ("code x", None),
         ];
-        for (bytes, expected) in rows {
-            assert_eq!(Report::parse(bytes), *expected, "{bytes:?}");
+        for (line, expected) in rows {
+            assert_eq!(Report::parse(line), *expected, "{line:?}");
         }
     }
 
