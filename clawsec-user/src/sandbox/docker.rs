@@ -28,6 +28,7 @@ use super::live::LiveIds;
 use super::owner::Owner;
 use super::pool::Pool;
 use super::provider::workspace;
+use super::scratch;
 use super::{Job, SandboxError};
 use crate::config::SandboxConfig;
 
@@ -62,6 +63,14 @@ pub(super) async fn connect(socket: &Path) -> Result<Docker, SandboxError> {
     Ok(client)
 }
 
+/// podman takes a seccomp profile by its path on the host where docker takes its text (4.3).
+async fn is_podman(client: &Docker) -> Result<bool, SandboxError> {
+    let version = client.version().await;
+    let version = version.map_err(SandboxError::docker("tell its version"))?;
+    let mut components = version.components.into_iter().flatten();
+    Ok(components.any(|component| component.name == "Podman Engine"))
+}
+
 impl DockerProvider {
     /// Completes `template` with what has to be asked of docker: is the image there, and the
     /// runtime, and the network?
@@ -79,6 +88,9 @@ impl DockerProvider {
         template.runtime.clone_from(&config.runtime);
         has_network(&client, &template.network).await?;
         template.workspace = workspace(config);
+        if is_podman(&client).await? {
+            template.seccomp = scratch::keep("podman-seccomp.json", template.seccomp.as_bytes())?;
+        }
         Ok(Self {
             api: client.client_version().to_string(),
             client,

@@ -309,7 +309,7 @@ fn descriptors() -> Outcome {
 
 fn environment(asked: &Inside) -> Outcome {
     let given = [
-        "PATH", "HOME", "LANG", "HOSTNAME", "SHELL", "USER", "LOGNAME",
+        "PATH", "HOME", "LANG", "HOSTNAME", "SHELL", "USER", "LOGNAME", "TERM",
     ];
     let leaked: Vec<String> = std::env::vars()
         .map(|(name, _)| name)

@@ -68,6 +68,16 @@ impl Scratches {
     }
 }
 
+/// Writes a file that is the same for every instance, whole or not at all; returns its path.
+pub(super) fn keep(name: &str, content: &[u8]) -> Result<String, SandboxError> {
+    fs::create_dir_all(ROOT).map_err(SandboxError::file("make the folder", ROOT))?;
+    let path = format!("{ROOT}/{name}");
+    let new = format!("{path}.{}", std::process::id());
+    fs::write(&new, content).map_err(SandboxError::file("write", &new))?;
+    fs::rename(&new, &path).map_err(SandboxError::file("put in place", &path))?;
+    Ok(path)
+}
+
 /// Removes a directory that a tool has filled as it liked. Nothing may run in it any more.
 pub(super) async fn remove(path: PathBuf) -> bool {
     let target = path.clone();
