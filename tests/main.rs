@@ -8,6 +8,8 @@
 #[cfg(test)]
 mod kernel;
 #[cfg(test)]
+mod openmetrics;
+#[cfg(test)]
 mod peer;
 #[cfg(test)]
 mod pure;

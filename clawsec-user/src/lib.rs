@@ -16,6 +16,7 @@ pub mod audit;
 pub mod capture;
 pub mod enforcer;
 pub mod gateway;
+pub mod ops;
 pub mod sandbox;
 
 pub mod supervisor;

@@ -152,6 +152,19 @@ fn a_filter_in_force_is_asked_and_not_touched() {
         assert_eq!(code, Some(exit), "{from}: {found}");
         assert_eq!(found["packet"], packet, "{from}");
         assert_eq!(found["request"]["outcome"], outcome, "{from}: {found}");
+        let joined = &found["answer"];
+        let expected = if exit == 0 { "allow" } else { "deny" };
+        assert_eq!(joined["outcome"], expected, "{from}: {found}");
+        // The tests' configuration is one line.
+        let is_in_the_file = joined["rule"]
+            .as_str()
+            .is_some_and(|rule| rule.starts_with("security."));
+        let line = if is_in_the_file {
+            json!(1)
+        } else {
+            Value::Null
+        };
+        assert_eq!(joined["line"], line, "{from}: {found}");
     }
 
     // More connections than the limit admits, of a source that is asked for again below.

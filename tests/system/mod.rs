@@ -10,6 +10,7 @@ mod input;
 mod judge;
 mod kept;
 mod lifecycle;
+mod metrics;
 mod oracle;
 mod probes;
 mod providers;

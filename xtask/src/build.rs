@@ -21,6 +21,8 @@ pub(crate) fn build(release: bool) -> Result<PathBuf> {
     cargo
         .current_dir(&root)
         .args(["build", "--package", "clawsec-user", "--bin", "clawsec"])
+        // `clawsec top`, which is looked for beside it.
+        .args(["--package", "clawsec-top", "--bin", "clawsec-top"])
         .env("CLAWSEC_BPF_OBJECT", &object);
     if release {
         cargo.arg("--release");

@@ -19,7 +19,7 @@ use xtask::standin::{self, Seen};
 
 use crate::build;
 
-const UPSTREAM_TOKEN: &str = "stand-in-upstream-token";
+pub(crate) const UPSTREAM_TOKEN: &str = "stand-in-upstream-token";
 const UPSTREAM: &str = "127.0.0.1:18789";
 
 /// Sets up, starts, prints what to try, and waits for Ctrl-C.

@@ -9,6 +9,7 @@ mod ci;
 mod demo;
 mod fuzz;
 mod peer;
+mod screens;
 mod setup;
 mod tidy;
 mod tiers;
@@ -76,6 +77,12 @@ enum Command {
         #[arg(long)]
         skip_tests: bool,
     },
+    /// Take the screens of docs/screens anew, of a real daemon in a network of its own
+    Screens {
+        /// The browser that shows the page
+        #[arg(long, default_value = "chromium")]
+        chromium: String,
+    },
     /// The stand-in gateway of the demo
     #[command(hide = true)]
     StandIn,
@@ -104,6 +111,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Command::Bench { what } => bench::run(what),
         Command::Ci { skip_tests } => ci::run(skip_tests),
+        Command::Screens { chromium } => screens::run(&chromium),
         Command::StandIn => demo::stand_in(),
     }
 }

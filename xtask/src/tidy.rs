@@ -148,7 +148,9 @@ const RULES: &[Rule] = &[
         within: &["clawsec-user/src/"],
         allowed: &[
             "clawsec-user/src/event.rs",
+            "clawsec-user/src/ipc/figures.rs",
             "clawsec-user/src/ipc/message.rs",
+            "clawsec-user/src/ops/status.rs",
             "clawsec-user/src/audit/",
             "clawsec-user/src/gateway/",
             "clawsec-user/src/cli/",

@@ -1,18 +1,10 @@
-//! `clawsec status`, and how every command asks the running daemon.
+//! How every command asks the running daemon.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
-use super::{CommandResult, ConfigArgument, Exit, Failure, output};
-use crate::supervisor::admin::{Answer, Question, Status, ask};
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct StatusArguments {
-    #[command(flatten)]
-    socket: SocketArguments,
-    #[arg(long)]
-    json: bool,
-}
+use super::{ConfigArgument, Exit, Failure, output};
+pub(crate) use crate::ops::words;
+use crate::supervisor::admin::{Answer, Question, ask};
 
 /// Which daemon to ask.
 #[derive(Debug, clap::Args)]
@@ -31,73 +23,6 @@ impl SocketArguments {
             None => Ok(self.config.read()?.gateway.admin_socket),
         }
     }
-}
-
-pub(crate) fn status(arguments: &StatusArguments) -> CommandResult {
-    match exchange(&arguments.socket, &Question::Status)? {
-        Answer::Status(status) if arguments.json => print_json(&status)?,
-        Answer::Status(status) => output::print(&describe(&status)),
-        other => return Err(unexpected(&other)),
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn describe(status: &Status) -> String {
-    let mut text = format!(
-        "clawsec {}  up {}  policy generation {}\n\n",
-        status.version,
-        words(status.uptime_seconds),
-        status.generation
-    );
-    if status.interfaces.is_empty() {
-        text.push_str("packets   not filtered (no XDP); addresses are checked at accept\n");
-    }
-    for interface in &status.interfaces {
-        let line = format!("packets   {:<12} {}\n", interface.name, interface.mode);
-        text.push_str(&line);
-        for step in &interface.steps_down {
-            text.push_str(&format!("          {step}\n"));
-        }
-    }
-    for reason in status.reasons.iter().filter(|reason| reason.packets > 0) {
-        let verdict = if reason.drop { "dropped" } else { "passed" };
-        let line = format!(
-            "  {verdict:<8}{:<24}{:>14} packets\n",
-            reason.name, reason.packets
-        );
-        text.push_str(&line);
-    }
-    text.push_str(&format!(
-        "timed     {} bans, {} admissions\n",
-        status.bans, status.admissions
-    ));
-    if let Some(memory) = status.kernel_memory {
-        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-        text.push_str(&format!(
-            "memory    {} MiB of kernel maps, {} MiB at most\n",
-            mib(memory.used_bytes),
-            mib(memory.bound_bytes)
-        ));
-    }
-    text.push_str(&format!(
-        "gateway   {}\n",
-        status
-            .gateway_pid
-            .map_or("not running".into(), |pid| format!("running, pid {pid}"))
-    ));
-    text.push_str(&format!("observer  {}\n", status.observer));
-    text.push_str(&format!("node      {}\n", status.node));
-    text.push_str(&format!("sandbox   {}\n", status.sandbox));
-    let audit = if status.audit_writable {
-        "writing"
-    } else {
-        "NOT WRITABLE"
-    };
-    text.push_str(&format!(
-        "audit     {audit}, {} records, {} lost\n",
-        status.audit_records, status.audit_lost
-    ));
-    text
 }
 
 /// Asks; the daemon's own «no» becomes exit code 1.
@@ -122,24 +47,4 @@ pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(Failure::other)?;
     output::print(&format!("{text}\n"));
     Ok(())
-}
-
-pub(crate) fn words(seconds: u64) -> String {
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
-        3600..86_400 => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
-        _ => format!("{}d{:02}h", seconds / 86_400, seconds % 86_400 / 3600),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_written() {
-        assert_eq!(words(59), "59s");
-        assert_eq!(words(3661), "1h01m");
-    }
 }

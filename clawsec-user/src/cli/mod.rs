@@ -17,7 +17,9 @@ mod render;
 mod replay;
 mod run;
 mod sandbox;
+mod status;
 mod timed;
+mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -47,7 +49,9 @@ enum Command {
     /// Judge each frame of a capture file by the packet filter's own program.
     Replay(replay::ReplayArguments),
     /// Show what the running daemon enforces.
-    Status(admin::StatusArguments),
+    Status(status::StatusArguments),
+    /// Watch it live in the terminal; a key bans a source.
+    Top(top::TopArguments),
     /// Drop a source or a prefix at the NIC for a while.
     #[command(subcommand)]
     Ban(timed::BanCommand),
@@ -84,7 +88,8 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::check(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Replay(arguments) => replay::replay(&arguments),
-        Command::Status(arguments) => admin::status(&arguments),
+        Command::Status(arguments) => status::status(&arguments),
+        Command::Top(arguments) => top::top(&arguments),
         Command::Ban(command) => timed::ban(command),
         Command::Allow(command) => timed::allow(command),
         Command::Audit(command) => audit::run(command),

@@ -3,6 +3,7 @@
 //! Invariant: where the file is silent, the answer is never an open one. A reader that finds a
 //! problem reports it and goes on with a default; `Report::finish` then throws the result away.
 
+mod admin;
 mod agents;
 mod audit;
 mod auth;
@@ -66,6 +67,8 @@ pub(super) fn document(root: &mut Section<'_, '_>) -> Checked {
         .iter()
         .filter(|listen| !listen.address.ip().is_loopback());
     tcp_ports.extend(public.map(|listen| listen.address.port()));
+    let metrics = gateway.metrics.map(|metrics| metrics.address);
+    tcp_ports.extend(metrics.filter(|a| !a.ip().is_loopback()).map(|a| a.port()));
     tcp_ports.sort_unstable();
     tcp_ports.dedup();
     let own = |port: u16| {

@@ -27,8 +27,8 @@ pub use load::{find, load};
 pub use locate::line_of;
 pub use model::{
     AuditConfig, AuditOnFailure, BanConfig, Config, Fsync, GatewayConfig, KernelConfig, Listen,
-    OnExit, SandboxConfig, SandboxNetwork, SandboxProvider, Secret, TlsConfig, TlsVersion,
-    UiAccess, Upstream, UpstreamAuth, Warning, WorkspaceAccess, XdpMode, holds,
+    MetricsConfig, OnExit, SandboxConfig, SandboxNetwork, SandboxProvider, Secret, TlsConfig,
+    TlsVersion, UiAccess, Upstream, UpstreamAuth, Warning, WorkspaceAccess, XdpMode, holds,
 };
 pub use problem::{ConfigError, Problem};
 pub use sources::{NoSources, ProcessSources, Sources};

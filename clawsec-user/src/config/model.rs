@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use crate::event::EventKind;
-use crate::policy::{PacketPolicy, Policy, UnknownMethods};
+use crate::policy::{KeyDigest, PacketPolicy, Policy, UnknownMethods};
 
 /// One configuration, whole and valid.
 #[derive(Debug, Clone)]
@@ -69,6 +69,15 @@ pub struct GatewayConfig {
     pub tls: Option<TlsConfig>,
     pub ui: UiAccess,
     pub admin_socket: PathBuf,
+    /// Where figures are served over the network; the admin socket serves them always.
+    pub metrics: Option<MetricsConfig>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MetricsConfig {
+    pub address: SocketAddr,
+    /// Opens the page, and everything else where `address` is not a loopback one.
+    pub token: Option<KeyDigest>,
 }
 
 /// How a browser, which sends no key for a page's assets, gets at the Control UI's pages.

@@ -186,6 +186,35 @@ const GROWTH: [(&str, u64); 3] = [
     (name::ADMISSIONS, 192),
 ];
 
+/// How full a map is whose entries only an operator or time removes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fill {
+    pub map: &'static str,
+    pub entries: u64,
+    pub capacity: u64,
+}
+
+pub(super) fn fill(maps: &Maps) -> Result<Vec<Fill>, EnforcerError> {
+    let counts = maps
+        .timed
+        .get(&0, 0)
+        .map_err(map_error("read", name::TIMED))?;
+    let held = [
+        (name::BANS, counts.bans),
+        (name::BAN_PREFIXES, counts.ban_prefixes),
+        (name::ADMISSIONS, counts.admissions),
+    ];
+    let capacity = |map| PINNED.iter().find(|spec| spec.name == map);
+    let fill = held.into_iter().filter_map(|(map, entries)| {
+        Some(Fill {
+            map,
+            entries: entries.into(),
+            capacity: capacity(map)?.max_entries.into(),
+        })
+    });
+    Ok(fill.collect())
+}
+
 /// What `/proc/self/fdinfo` says of each pinned map, added up, and what may yet come.
 pub(super) fn memory(maps: &Maps, folder: &Path) -> Result<KernelMemory, EnforcerError> {
     let counts = maps

@@ -43,7 +43,7 @@ pub use bans::TimedEntry;
 pub use carry::{Carried, Found};
 pub use error::EnforcerError;
 pub use event::{PacketBatch, PacketEvent, PacketEvents};
-pub use figures::{Effect, KernelMemory, ReasonCount, SourceTotal, StatCount};
+pub use figures::{Effect, Fill, KernelMemory, ReasonCount, SourceTotal, StatCount};
 pub use judge::{Judge, Judgement, SHORTEST_FRAME_BYTES};
 pub use log::PacketLog;
 pub use object::OBJECT;
@@ -141,6 +141,12 @@ impl Enforcer {
     /// Figures about the program itself.
     pub fn stats(&self) -> Result<Vec<StatCount>, EnforcerError> {
         figures::stats(&self.maps)
+    }
+
+    /// How full the maps of bans and admissions are; entries that have run out count until they
+    /// are looked for.
+    pub fn fill(&self) -> Result<Vec<Fill>, EnforcerError> {
+        figures::fill(&self.maps)
     }
 
     /// Running totals by source and reason, as far as they are still held. A total is compared

@@ -8,7 +8,7 @@ mod live;
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1::UpgradeableConnection;
@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::auth::Presented;
 use super::body::Body;
 use super::facts::{self, Asked, Cargo, Load};
+use super::figures::Stay;
 use super::head::{Head, Protocol};
 use super::limits::Counted;
 use super::listener::{self, Accepted, Identified, Peer, Speaker};
@@ -51,6 +52,8 @@ pub(super) struct Connection {
     certificate: Option<Presented>,
     /// Everybody who has authenticated here, to be watched while the connection lives.
     principals: Arc<Mutex<Vec<Principal>>>,
+    /// As long as the connection lives, they are counted as here.
+    stays: Arc<Mutex<Vec<Stay>>>,
     /// Held while anybody here is being served.
     slots: Arc<[Slot]>,
 }
@@ -196,6 +199,7 @@ pub(super) async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
             speaker,
             certificate,
             principals: Arc::default(),
+            stays: Arc::default(),
             slots: slots.into(),
         })
     };
@@ -204,12 +208,19 @@ pub(super) async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
     };
     match tokio::time::timeout(deadline, tls.acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
+            gateway.figures.tls_ok.add();
             let (protocol, certificate) = tls::agreed(stream.get_ref().1);
             serve_http(connection(protocol, certificate), stream).await;
         }
         // A scanner's half handshake is no decision of ours, and no record.
-        Ok(Err(error)) => tracing::debug!(source = %peer.ip, %error, "TLS handshake"),
-        Err(_elapsed) => tracing::debug!(source = %peer.ip, "TLS handshake took too long"),
+        Ok(Err(error)) => {
+            gateway.figures.tls_failed.add();
+            tracing::debug!(source = %peer.ip, %error, "TLS handshake");
+        }
+        Err(_elapsed) => {
+            gateway.figures.tls_too_slow.add();
+            tracing::debug!(source = %peer.ip, "TLS handshake took too long");
+        }
     }
 }
 
@@ -305,6 +316,7 @@ async fn respond(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let _asking = connection.progress.request();
+    let began = Instant::now();
     let id = random_id().unwrap_or_default();
     let mut note = Note::new(EventKind::Message, "request");
     let path = request.uri().path().to_owned();
@@ -322,6 +334,7 @@ async fn respond(
         Ok(_) => answer(&mut exchange, request).await,
         Err(why) => Err(Refusal::malformed(why)),
     };
+    connection.gateway.figures.answered(answered.is_ok(), began);
     let response = match answered {
         Ok(mut response) => {
             let origins = &exchange.snapshot.config.gateway.origins;

@@ -12,8 +12,10 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
+use super::figures;
+use super::shared::Gateway;
 use crate::event::Event;
-use crate::ipc::{IpcError, IpcWriter, ToSupervisor, ToolAnswer, ToolCall};
+use crate::ipc::{Document, IpcError, IpcWriter, ToSupervisor, ToolAnswer, ToolCall, Written};
 
 /// Events waiting for the supervisor.
 const EVENT_QUEUE: usize = 4096;
@@ -31,6 +33,8 @@ pub(super) struct Link {
     control: mpsc::Sender<ToSupervisor>,
     lost: Arc<AtomicU64>,
     waiting: Arc<Mutex<HashMap<u64, oneshot::Sender<ToolAnswer>>>>,
+    /// The one document that is being fetched.
+    document: Mutex<Option<(u64, oneshot::Sender<Written>)>>,
     next_call: AtomicU64,
 }
 
@@ -59,6 +63,7 @@ pub(super) fn link() -> (Link, Outbox) {
         control: control_in,
         lost: Arc::clone(&lost),
         waiting: Arc::default(),
+        document: Mutex::default(),
         next_call: AtomicU64::new(1),
     };
     let outbox = Outbox {
@@ -128,6 +133,35 @@ impl Link {
             }
             Ok(Err(_dropped)) => Err(LinkError::Closed),
             Err(_elapsed) => Err(LinkError::Deadline),
+        }
+    }
+
+    /// Fetches a document; a second call takes the first one's place, so that the caller sees to
+    /// it that there is one at a time.
+    pub(super) async fn document(
+        &self,
+        gateway: &Gateway,
+        document: Document,
+    ) -> Result<Written, LinkError> {
+        let id = self.next_call.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        *lock(&self.document) = Some((id, sender));
+        self.send(figures::message(gateway)).await?;
+        self.send(ToSupervisor::Document { id, document }).await?;
+        match tokio::time::timeout(CONTROL_DEADLINE, receiver).await {
+            Ok(Ok(written)) => Ok(written),
+            Ok(Err(_dropped)) => Err(LinkError::Closed),
+            Err(_elapsed) => Err(LinkError::Deadline),
+        }
+    }
+
+    /// Hands a document to whoever asked for it and still waits.
+    pub(super) fn document_written(&self, id: u64, written: Written) {
+        let waits = lock(&self.document).take_if(|(asked, _)| *asked == id);
+        if let Some((_, sender)) = waits
+            && sender.send(written).is_err()
+        {
+            tracing::debug!("nobody waits for this document any more");
         }
     }
 

@@ -19,7 +19,7 @@ use super::shared::{Gateway, Slot};
 use super::snapshot::Snapshot;
 use crate::config::{Listen, holds};
 use crate::event::{Event, EventKind, Outcome};
-use crate::policy::{AddressRule, Denial, Reason};
+use crate::policy::{AddressPolicy, AddressRule, Denial, Reason};
 
 /// The other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub(super) struct Identified {
 
 /// What an address may ask for at a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reach {
+pub(crate) enum Reach {
     Everything,
     /// Only the listener's own list admits it, and that listener is there for its webhooks.
     Webhooks,
@@ -77,6 +77,7 @@ pub(super) async fn accept_all(gateway: Arc<Gateway>, listener: TcpListener, ind
         match accepted {
             Ok((stream, address)) => match admit(&gateway, stream, address, index) {
                 Ok(accepted) => {
+                    gateway.figures.accepted.add();
                     // A task of its own: what one connection does to it stays its own.
                     gateway
                         .tasks
@@ -128,8 +129,6 @@ fn admit(
 }
 
 /// Judges an address by a listener's own list, or the common one.
-///
-/// A ban, and a deny in `security.network.rules`, hold everywhere.
 pub(super) fn reach(
     gateway: &Gateway,
     snapshot: &Snapshot,
@@ -138,6 +137,18 @@ pub(super) fn reach(
 ) -> Result<Reach, Denial> {
     let addresses = &snapshot.policy().addresses;
     let common = gateway.timed.admit(addresses, source);
+    reach_of(addresses, listen, source, common)
+}
+
+/// The same, of what the common list said of `source`.
+///
+/// A ban, and a deny in `security.network.rules`, hold everywhere.
+pub(crate) fn reach_of(
+    addresses: &AddressPolicy,
+    listen: Option<&Listen>,
+    source: IpAddr,
+    common: Result<(), Denial>,
+) -> Result<Reach, Denial> {
     let Some((listen, allowed)) = listen.and_then(|l| Some((l, l.allowed.as_ref()?))) else {
         return common.map(|()| Reach::Everything);
     };

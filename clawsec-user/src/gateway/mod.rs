@@ -41,6 +41,8 @@ mod upstream;
 mod own;
 mod websocket;
 
+mod admin;
+mod figures;
 mod link;
 mod received;
 mod record;
@@ -51,6 +53,8 @@ pub mod probe;
 
 #[cfg(test)]
 mod tests;
+
+pub(crate) use listener::{Reach, reach_of};
 
 pub use confine::{ConfineError, Confinement, IdentityChange, LandlockState, confine};
 pub use serve::{GatewayError, run};

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::admin;
+use super::figures;
 use super::link::{self, LinkError};
 use super::listener;
 use super::own;
@@ -97,12 +99,21 @@ pub(super) async fn run_with(
     let (link, outbox) = link::link();
     let gateway = Gateway::new(snapshot, timed, link, deadlines);
     let mut outbox = tokio::spawn(outbox.run(writer));
+    let serves_admin = gateway.snapshot.load().config.gateway.metrics.is_some();
+    let last = listeners.len().saturating_sub(1);
     for (index, listener) in listeners.into_iter().enumerate() {
         listener
             .set_nonblocking(true)
             .map_err(GatewayError::Listener)?;
         let listener =
             tokio::net::TcpListener::from_std(listener).map_err(GatewayError::Listener)?;
+        // The supervisor binds it after those of `gateway.listen`.
+        if serves_admin && index == last {
+            gateway
+                .tasks
+                .spawn(admin::accept_all(Arc::clone(&gateway), listener));
+            continue;
+        }
         gateway
             .tasks
             .spawn(listener::accept_all(Arc::clone(&gateway), listener, index));
@@ -114,6 +125,7 @@ pub(super) async fn run_with(
         .await
         .map_err(gone)?;
     own::start(&gateway);
+    gateway.tasks.spawn(figures::tell(Arc::clone(&gateway)));
 
     let (drain_sender, drain) = oneshot::channel();
     let mut inbox = tokio::spawn(listen(Arc::clone(&gateway), reader, compile, drain_sender));
@@ -170,6 +182,7 @@ async fn listen(
             }
             ToGateway::Timed(update) => gateway.timed.take(update),
             ToGateway::Answer { id, answer } => gateway.link.answer(id, answer),
+            ToGateway::Document { id, written } => gateway.link.document_written(id, written),
             ToGateway::Drain { deadline_ms } => {
                 if let Some(drain) = drain.take()
                     && drain.send(Duration::from_millis(deadline_ms)).is_err()

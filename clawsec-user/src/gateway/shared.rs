@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::body::Budget;
+use super::figures::Figures;
 use super::limits::{Limits, SourceKey};
 use super::link::Link;
 use super::pool::Pool;
@@ -35,6 +36,7 @@ pub(super) struct Gateway {
     /// Of the sign-in page's cookies.
     pub(super) seals: Seals,
     pub(super) budget: Budget,
+    pub(super) figures: Figures,
     pub(super) connections: Connections,
     /// Requests that may be upstream at once.
     pub(super) forwards: Arc<Semaphore>,
@@ -62,6 +64,7 @@ impl Gateway {
             link,
             seals: Seals::new(),
             budget: Budget::new(),
+            figures: Figures::default(),
             connections: Connections::default(),
             forwards: Arc::new(Semaphore::new(MAX_FORWARDS)),
             drain: CancellationToken::new(),
@@ -199,7 +202,6 @@ impl Connections {
         fits.then_some(slot)
     }
 
-    #[cfg(test)]
     pub(super) fn total(&self) -> usize {
         self.0.total.load(Ordering::Relaxed)
     }

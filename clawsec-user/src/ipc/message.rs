@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::figures::{Document, GatewayFigures, Present, Written};
 use crate::event::Event;
 
 /// What the supervisor tells the gateway.
@@ -19,6 +20,8 @@ pub enum ToGateway {
     Timed(TimedUpdate),
     /// The answer to `ToSupervisor::Tool` with the same id.
     Answer { id: u64, answer: ToolAnswer },
+    /// The answer to `ToSupervisor::Document` with the same id.
+    Document { id: u64, written: Written },
     /// Stop accepting, finish what runs, answer `Drained`, exit.
     Drain { deadline_ms: u64 },
 }
@@ -92,6 +95,13 @@ pub enum ToSupervisor {
     },
     /// A connection of clawsec's own to the protected gateway is in another state.
     Own { role: OwnRole, state: OwnState },
+    /// What the gateway counts, and who is connected: the first of them, the most busy.
+    Figures {
+        figures: Box<GatewayFigures>,
+        present: Vec<Present>,
+    },
+    /// Somebody asks for a document over the admin listener; `Figures` went before.
+    Document { id: u64, document: Document },
     /// The last message after `Drain`.
     Drained,
 }

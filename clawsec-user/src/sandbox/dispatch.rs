@@ -3,6 +3,8 @@
 //! Invariant: an execution runs in a task of its own. A caller that goes away cancels it, and the
 //! task still kills and removes what it started.
 
+mod load;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,6 +15,8 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+pub use self::load::Load;
+use self::load::{Place, QUEUE};
 use super::capture::Output;
 use super::cgroup::Cgroups;
 use super::job::is_id;
@@ -373,25 +377,4 @@ fn check_permit(permit: &Permit, job: &Job) -> Result<(), SandboxError> {
     }
 }
 
-/// A place in the queue.
-struct Place<'a>(&'a AtomicUsize);
-
-impl<'a> Place<'a> {
-    fn take(waiting: &'a AtomicUsize) -> Option<Self> {
-        let next = |count: usize| (count < QUEUE).then_some(count + 1);
-        waiting
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
-            .ok()
-            .map(|_| Self(waiting))
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Executions that may wait for a slot; the next is refused.
-const QUEUE: usize = 256;
 const QUEUE_WAIT: Duration = Duration::from_mins(1);

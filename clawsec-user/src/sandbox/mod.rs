@@ -48,7 +48,7 @@ mod registry;
 pub use tokio_util::sync::CancellationToken;
 
 pub use capture::{Captured, Output};
-pub use dispatch::{Health, Sandbox};
+pub use dispatch::{Health, Load, Sandbox};
 pub use error::SandboxError;
 pub use image::build as build_image;
 pub use job::{Execution, Job, JobCommand, Mount, MountAccess};

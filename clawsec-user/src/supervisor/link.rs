@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::child::{self, Account, ChildError};
+use super::documents;
 use super::state::State;
 use super::timed::Follower;
 use super::{local, tools};
@@ -150,6 +151,7 @@ impl Link {
         loop {
             match reader.receive().await? {
                 ToSupervisor::Ready { generation } => {
+                    self.state.seen.gateway_ready(generation);
                     self.applied.send_replace(Applied::Ready(generation));
                 }
                 ToSupervisor::Refused { generation, why } => {
@@ -181,6 +183,14 @@ impl Link {
                 }
                 ToSupervisor::Cancel { id } => running.cancel(id),
                 ToSupervisor::Own { role, state } => self.state.set_own(role, state),
+                ToSupervisor::Figures { figures, present } => {
+                    self.state.seen.gateway_says(*figures, present);
+                }
+                ToSupervisor::Document { id, document } => {
+                    let written = documents::write(&self.state, document);
+                    // Whoever asked has a deadline; a full queue must not hold up the events.
+                    let _late = sender.try_send(ToGateway::Document { id, written });
+                }
                 ToSupervisor::Drained => return Ok(()),
             }
             running.reap();

@@ -10,7 +10,6 @@ use std::os::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
 use super::inherited::{Inherited, InheritedError};
-use crate::config::Listen;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -49,17 +48,19 @@ impl Bound {
 ///
 /// An IPv6 socket takes IPv6 only, so that `[::]:8443` and `0.0.0.0:8443` can stand side by side
 /// and a peer's family is never in doubt.
-pub(super) fn bind_all(entries: &[Listen], mut inherited: Inherited) -> Result<Bound, ListenError> {
-    let hold = |entry: &Listen| {
-        let address = entry.address;
+pub(super) fn bind_all(
+    addresses: impl IntoIterator<Item = SocketAddr>,
+    mut inherited: Inherited,
+) -> Result<Bound, ListenError> {
+    let hold = |address: SocketAddr| {
         let socket = match inherited.take(address) {
             Some(socket) => socket,
             None => bind(address).map_err(|source| ListenError::Bind { address, source })?,
         };
         Ok((address, socket))
     };
-    let bound = entries
-        .iter()
+    let bound = addresses
+        .into_iter()
         .map(hold)
         .collect::<Result<_, ListenError>>()?;
     inherited.finish()?;
@@ -90,16 +91,12 @@ const BACKLOG: i32 = 1024;
 mod tests {
     use super::*;
 
-    fn entry(address: &str) -> Listen {
-        Listen::plain(address.parse().unwrap())
-    }
-
     #[test]
     fn a_bound_port_refuses_until_it_listens() {
         let probe = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = probe.local_addr().unwrap();
         drop(probe);
-        let bound = bind_all(&[entry(&address.to_string())], Inherited::default()).unwrap();
+        let bound = bind_all([address], Inherited::default()).unwrap();
         assert!(std::net::TcpStream::connect(address).is_err());
         let _listeners = bound.listen().unwrap();
         assert!(std::net::TcpStream::connect(address).is_ok());
@@ -109,9 +106,7 @@ mod tests {
     fn a_taken_port_names_the_address() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        let error = bind_all(&[entry(&address.to_string())], Inherited::default())
-            .err()
-            .unwrap();
+        let error = bind_all([address], Inherited::default()).err().unwrap();
         assert_eq!(error.to_string(), format!("listen on {address}"));
     }
 
@@ -121,14 +116,14 @@ mod tests {
         let address = ours.local_addr().unwrap();
         let waiting = std::net::TcpStream::connect(address).unwrap();
         let inherited = Inherited::of_one(ours.try_clone().unwrap());
-        let entries = [entry("127.0.0.1:0"), entry(&address.to_string())];
-        let listeners = bind_all(&entries, inherited).unwrap().listen().unwrap();
+        let addresses = ["127.0.0.1:0".parse().unwrap(), address];
+        let listeners = bind_all(addresses, inherited).unwrap().listen().unwrap();
         assert_ne!(listeners[0].local_addr().unwrap(), address);
         assert_eq!(listeners[1].local_addr().unwrap(), address);
         let (_, peer) = listeners[1].accept().unwrap();
         assert_eq!(peer, waiting.local_addr().unwrap(), "it waited");
         let unnamed = Inherited::of_one(ours);
-        let told = bind_all(&entries[..1], unnamed).unwrap_err();
+        let told = bind_all(addresses[..1].to_vec(), unnamed).unwrap_err();
         assert!(matches!(told, ListenError::Inherited(_)), "{told}");
     }
 }

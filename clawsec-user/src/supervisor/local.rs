@@ -221,6 +221,10 @@ pub(super) async fn execute(
         timeout,
     };
     let provider = tools.sandbox.provider_of(&job.agent);
+    let _running = state
+        .seen
+        .executions
+        .begin(event.agent.as_deref(), "operator");
     let result = tools.sandbox.run(permit, job, cancel).await;
     match &result {
         Ok(execution) => {

@@ -5,8 +5,10 @@
 //! gateway process does, and each of that process's requests is judged here again.
 
 pub mod admin;
+mod certificate;
 mod child;
 mod confirm;
+mod documents;
 mod inherited;
 mod interfaces;
 mod kernel;
@@ -18,9 +20,11 @@ mod presence;
 mod records;
 mod reload;
 mod secrets;
+mod seen;
 mod signals;
 mod start;
 mod state;
+mod tally;
 mod timed;
 mod tools;
 

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::task::JoinHandle;
 
+use super::tally::Tally;
 use crate::audit::{
     self, Attribution, AuditError, AuditHandle, AuditHealth, CheckpointCause, Entry, Ledger,
     LedgerLimits, Maps,
@@ -22,6 +23,8 @@ pub(super) struct Records {
     ledger: Mutex<Option<Ledger>>,
     /// `audit.network`.
     is_network_recorded: bool,
+    /// What was recorded since the start, for whoever looks.
+    pub(super) tally: Tally,
 }
 
 impl Records {
@@ -33,17 +36,20 @@ impl Records {
             writer: Mutex::new(Some(tokio::spawn(writer.run()))),
             ledger: Mutex::new(None),
             is_network_recorded: config.events.contains(&EventKind::Network),
+            tally: Tally::default(),
         })
     }
 
     /// Records an event. A full queue counts what it cannot take, and says so when there is room.
     pub(super) fn report(&self, event: Event) {
+        self.tally.take(&event);
         let _counted_if_lost = self.handle.record(event);
     }
 
     /// As `report`; under `onFailure: block` it waits until the log takes the event, and with it
     /// waits whoever reports.
     pub(super) async fn submit(&self, event: Event) {
+        self.tally.take(&event);
         let _counted_if_lost = self.handle.submit(event).await;
     }
 
@@ -96,6 +102,9 @@ impl Records {
                     }
                 }
             }
+        }
+        for entry in entries.values() {
+            self.tally.take_drop(&entry.event);
         }
         self.write(entries.into_values());
     }

@@ -174,6 +174,11 @@ fn refuse_what_needs_a_restart(before: &Config, after: &Config) -> Result<(), St
             "gateway.admin.socket",
             before.gateway.admin_socket != after.gateway.admin_socket,
         ),
+        (
+            "gateway.admin.metrics",
+            before.gateway.metrics.map(|metrics| metrics.address)
+                != after.gateway.metrics.map(|metrics| metrics.address),
+        ),
         ("security.network.interfaces", before.kernel != after.kernel),
         ("security.audit", before.audit != after.audit),
     ];

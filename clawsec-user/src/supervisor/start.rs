@@ -15,6 +15,7 @@ use super::link::{Applied, Link};
 use super::listen::{self, ListenError};
 use super::records::Records;
 use super::secrets::{self, SecretError};
+use super::seen;
 use super::signals::Signals;
 use super::state::{Options, State, Tools};
 use super::timed::{self, Timed};
@@ -101,7 +102,10 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), StartError>
     let signals = Signals::new().map_err(StartError::Signals)?;
     let inherited = Inherited::of_this_process().map_err(ListenError::from)?;
     let account = child::account()?;
-    let bound = listen::bind_all(&config.gateway.listen, inherited)?;
+    let addresses = config.gateway.listen.iter().map(|entry| entry.address);
+    // The last one, by which the gateway process knows it.
+    let metrics = config.gateway.metrics.map(|metrics| metrics.address);
+    let bound = listen::bind_all(addresses.chain(metrics), inherited)?;
     config.number(reload::next_generation(&options.state_dir)?);
     let records = Records::open(&config.audit).map_err(StartError::Audit)?;
     let timed = Timed::open(&options.state_dir);
@@ -167,6 +171,7 @@ async fn serve(
     drop(config);
     tasks.spawn(presence::follow(Arc::clone(state)));
     tasks.spawn(sweep(Arc::clone(state)));
+    tasks.spawn(seen::remember(Arc::clone(state)));
 
     let result = tokio::select! {
         result = signals.until_stop(state, applied, probation) => result,
@@ -317,6 +322,9 @@ fn announce(state: &State) {
     let material = config.gateway.tls.as_ref().map(secrets::tls_material);
     if let Some(fingerprint) = material.and_then(|m| secrets::fingerprint(&m.ok()?)) {
         tracing::info!("certificate sha256 {fingerprint}");
+    }
+    if let Some(metrics) = config.gateway.metrics {
+        tracing::info!("figures on http://{}/metrics", metrics.address);
     }
     tracing::info!("protecting {}", config.gateway.upstream.authority());
     let mut detail = String::from("without the packet filter");

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use super::confirm::Confirmation;
 use super::records::Records;
 use super::secrets::{self, SecretError};
+use super::seen::Seen;
 use super::timed::Timed;
 use crate::config::Config;
 use crate::enforcer::Enforcer;
@@ -38,6 +39,7 @@ pub(super) struct State {
     config: ArcSwap<Config>,
     pub(super) records: Records,
     pub(super) timed: Timed,
+    pub(super) seen: Seen,
     pub(super) confirmation: Confirmation,
     enforcer: Option<Mutex<Enforcer>>,
     tools: ArcSwap<Result<Arc<Tools>, Arc<str>>>,
@@ -76,6 +78,7 @@ impl State {
             config: ArcSwap::from_pointee(config),
             records,
             timed,
+            seen: Seen::new(),
             confirmation: Confirmation::default(),
             enforcer: enforcer.map(Mutex::new),
             tools: ArcSwap::from_pointee(shared(tools)),
@@ -91,6 +94,7 @@ impl State {
 
     pub(super) fn put_in_force(&self, config: Config) {
         self.config.store(Arc::new(config));
+        self.seen.policy_changed();
     }
 
     /// The sandbox, or why there is none: it is off, or its provider is broken.
@@ -111,6 +115,7 @@ impl State {
         *self.gateway.lock().unwrap_or_else(PoisonError::into_inner) = gateway;
         // Another process has connections of its own.
         self.own_states().clear();
+        self.seen.gateway_gone();
     }
 
     pub(super) fn set_own(&self, role: OwnRole, state: OwnState) {
@@ -123,6 +128,13 @@ impl State {
         states
             .get(&role)
             .map_or_else(|| "not yet".to_owned(), OwnState::in_words)
+    }
+
+    pub(super) fn is_connected(&self, role: OwnRole) -> bool {
+        matches!(
+            self.own_states().get(&role),
+            Some(OwnState::Connected { .. })
+        )
     }
 
     fn own_states(&self) -> MutexGuard<'_, BTreeMap<OwnRole, OwnState>> {

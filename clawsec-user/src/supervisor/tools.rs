@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio_util::sync::CancellationToken;
 
+use super::seen::Running;
 use super::state::State;
 use crate::causes;
 use crate::event::{Event, EventKind, Outcome, SandboxFact, ToolFact};
@@ -91,7 +92,12 @@ async fn execute(
         Err(why) => return unavailable(state, call, &permit, &why),
     };
     let job = job_of(state, call, exec);
+    let running = state
+        .seen
+        .executions
+        .begin(call.agent.as_deref(), &call.principal);
     let record = Ended {
+        _running: running,
         state: Arc::clone(state),
         call: call.clone(),
         generation: permit.generation(),
@@ -306,6 +312,7 @@ struct Ended {
     generation: u64,
     rule: String,
     provider: &'static str,
+    _running: Running,
 }
 
 impl Ended {

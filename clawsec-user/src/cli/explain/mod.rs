@@ -4,9 +4,9 @@
 //! by the gateway's own policy. Nothing that is asked here spends a token or moves a counter.
 
 mod frame;
+mod join;
 mod request;
 
-use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,10 +15,11 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use self::frame::Segment;
+use self::join::{Joined, Places};
 use self::request::{RequestAnswer, RequestArguments};
 use super::run::DEFAULT_PIN_DIR;
 use super::{CommandResult, ConfigArgument, Failure, output};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::enforcer::{Effect, EnforcerError, Judge, Judgement};
 use crate::policy::ADMISSION_RULE;
 
@@ -74,7 +75,8 @@ pub(crate) struct ExplainArguments {
 }
 
 #[derive(Debug, Serialize)]
-struct Answer {
+struct Explanation {
+    answer: Joined,
     packet: PacketAnswer,
     request: RequestAnswer,
 }
@@ -127,15 +129,19 @@ pub(crate) fn explain(arguments: &ExplainArguments) -> CommandResult {
         ),
         None => request::unknown(),
     };
-    let answer = Answer { packet, request };
+    let places = Places::of(config.as_ref());
+    let explanation = Explanation {
+        answer: join::join(&packet, &request, &places),
+        packet,
+        request,
+    };
     if arguments.json {
-        let text = serde_json::to_string(&answer).map_err(Failure::other)?;
+        let text = serde_json::to_string(&explanation).map_err(Failure::other)?;
         output::print(&format!("{text}\n"));
     } else {
-        output::print(&describe(&answer, config.as_ref()));
+        output::print(&join::describe(&explanation, &places));
     }
-    let denied = judgement.effect.is_drop() || answer.request.is_denied();
-    Ok(if denied {
+    Ok(if explanation.answer.is_denied() {
         ExitCode::from(1)
     } else {
         ExitCode::SUCCESS
@@ -198,32 +204,6 @@ fn packet_rule(config: Option<&Config>, source: IpAddr, judgement: Judgement) ->
         "guarded_port" => Some("security.network.guardUpstream".to_owned()),
         _ => None,
     }
-}
-
-fn describe(answer: &Answer, config: Option<&Config>) -> String {
-    let text = config.and_then(|config| fs::read_to_string(&config.path).ok());
-    let place = |rule: &Option<String>| {
-        let Some(rule) = rule else {
-            return String::new();
-        };
-        let line = text
-            .as_deref()
-            .and_then(|text| config::line_of(text, rule))
-            .zip(config)
-            .map(|(line, config)| format!(" ({}:{line})", config.path.display()));
-        format!(", by {rule}{}", line.unwrap_or_default())
-    };
-    let packet = &answer.packet;
-    let request = &answer.request;
-    format!(
-        "packet   {}: {}{}\nrequest  {}: {}{}\n",
-        packet.verdict,
-        packet.reason,
-        place(&packet.rule),
-        request.outcome,
-        request.reason,
-        place(&request.rule),
-    )
 }
 
 /// The word of a verdict in output.

@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::frame::Segment;
 use crate::config::Config;
+use crate::gateway::{self, Reach};
 use crate::policy::{
-    Denial, GroupId, Reason, Request, RequestFacts, ToolName, UserId, decide_address,
+    Denial, GroupId, Permit, Reason, Request, RequestFacts, ToolName, UserId, decide_address,
 };
 
 /// What the request in the packet would name.
@@ -37,18 +38,18 @@ pub(super) struct RequestAnswer {
     pub(super) outcome: &'static str,
     pub(super) reason: &'static str,
     pub(super) rule: Option<String>,
+    /// Not part of the promised form; the joined answer has it.
+    #[serde(skip)]
+    pub(super) is_sandboxed: bool,
 }
 
 impl RequestAnswer {
-    pub(super) fn is_denied(&self) -> bool {
-        self.outcome == "deny"
-    }
-
     fn denied(denial: Denial) -> Self {
         Self {
             outcome: "deny",
             reason: denial.reason.as_str(),
             rule: Some(denial.rule),
+            is_sandboxed: false,
         }
     }
 
@@ -57,6 +58,7 @@ impl RequestAnswer {
             outcome: "not_reached",
             reason,
             rule: None,
+            is_sandboxed: false,
         }
     }
 }
@@ -75,6 +77,7 @@ pub(super) fn unknown() -> RequestAnswer {
         outcome: "unknown",
         reason: "no_configuration",
         rule: None,
+        is_sandboxed: false,
     }
 }
 
@@ -87,19 +90,16 @@ pub(super) fn judge(
     arguments: &RequestArguments,
     admitted: bool,
 ) -> RequestAnswer {
-    let listens = config
-        .gateway
-        .listen
-        .iter()
-        .any(|listen| listen.address.port() == port);
-    if segment == Segment::Udp || !listens {
+    let mut listens = config.gateway.listen.iter();
+    if segment == Segment::Udp || !listens.any(|listen| listen.address.port() == port) {
         return RequestAnswer::not_reached("not_a_gateway_port");
     }
-    match decide(config, source, arguments, admitted) {
-        Ok(rule) => RequestAnswer {
+    match decide(config, source, port, arguments, admitted) {
+        Ok(permit) => RequestAnswer {
             outcome: "allow",
             reason: Reason::Ok.as_str(),
-            rule: Some(rule),
+            rule: Some(permit.rule().to_owned()),
+            is_sandboxed: permit.is_sandboxed(),
         },
         Err(denial) => RequestAnswer::denied(denial),
     }
@@ -108,11 +108,12 @@ pub(super) fn judge(
 fn decide(
     config: &Config,
     source: IpAddr,
+    port: u16,
     arguments: &RequestArguments,
     admitted: bool,
-) -> Result<String, Denial> {
+) -> Result<Permit, Denial> {
     let policy = &config.policy;
-    decide_address(&policy.addresses, source, false, admitted)?;
+    decide_listener(config, source, port, admitted)?;
     let only = || {
         let mut ids = policy.credentials.ids();
         ids.next().filter(|_| ids.next().is_none())
@@ -126,8 +127,32 @@ fn decide(
     let now = now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
     // A principal that nobody authenticated: it is asked about here, and nothing acts on it.
     let principal = policy.credentials.vouched(id, now)?;
-    let permit = policy.decide(&principal, facts(arguments))?;
-    Ok(permit.rule().to_owned())
+    policy.decide(&principal, facts(arguments))
+}
+
+/// The check at accept. Of several listeners at one port the one that lets most in answers: which
+/// address the packet was for is not asked.
+fn decide_listener(
+    config: &Config,
+    source: IpAddr,
+    port: u16,
+    admitted: bool,
+) -> Result<(), Denial> {
+    let addresses = &config.policy.addresses;
+    let mut refused = None;
+    let listens = config.gateway.listen.iter();
+    for listen in listens.filter(|listen| listen.address.port() == port) {
+        let common = decide_address(addresses, source, false, admitted).map(drop);
+        match gateway::reach_of(addresses, Some(listen), source, common) {
+            Ok(Reach::Everything) => return Ok(()),
+            Ok(Reach::Webhooks) => {
+                let rule = format!("{}.bypass", listen.path);
+                refused = Some(Denial::new(Reason::AddressNotAllowed, &rule));
+            }
+            Err(denial) => refused = refused.or(Some(denial)),
+        }
+    }
+    refused.map_or(Ok(()), Err)
 }
 
 /// A tool where one is named, a message where somebody is, else a page.
@@ -232,14 +257,49 @@ mod tests {
     }
 
     #[test]
-    fn a_port_without_a_gateway_is_reached_by_no_request() {
-        let arguments = RequestArguments {
+    fn a_listeners_own_list_is_asked() {
+        let text = r#"{
+            "gateway": { "tls": { "enabled": false }, "listen": [
+                "192.0.2.1:8443",
+                { "address": "192.0.2.1:9443", "allowedIPs": ["203.0.113.0/24"] },
+                { "address": "192.0.2.1:9444", "allowedIPs": ["203.0.113.0/24"],
+                  "bypass": ["/slack/events"] } ] },
+            "security": {
+                "auth": { "type": "apiKey", "key": "a-key-of-more-than-16-bytes" },
+                "network": { "allowedIPs": ["10.0.0.0/8"],
+                             "rules": [{ "cidr": "203.0.113.9/32", "action": "deny" }] },
+                "audit": { "path": "/var/log/clawsec.log" },
+            } }"#;
+        let config = compile(text, Path::new("c.json"), &NoSources).unwrap();
+        let rows = [
+            ("10.0.0.1", 8443, "allow security.auth.key"),
+            ("203.0.113.7", 8443, "deny security.network.allowedIPs"),
+            ("203.0.113.7", 9443, "allow security.auth.key"),
+            ("10.0.0.1", 9443, "deny gateway.listen[1].allowedIPs"),
+            ("203.0.113.9", 9443, "deny security.network.rules[0]"),
+            ("203.0.113.7", 9444, "deny gateway.listen[2].bypass"),
+        ];
+        for (from, port, expected) in rows {
+            let source = from.parse().unwrap();
+            let answer = judge(&config, source, port, Segment::Syn, &nothing(), false);
+            let found = format!("{} {}", answer.outcome, answer.rule.unwrap_or_default());
+            assert_eq!(found, expected, "{from} {port}");
+        }
+    }
+
+    fn nothing() -> RequestArguments {
+        RequestArguments {
             user: None,
             group: None,
             tool: None,
             agent: None,
             token_id: None,
-        };
+        }
+    }
+
+    #[test]
+    fn a_port_without_a_gateway_is_reached_by_no_request() {
+        let arguments = nothing();
         let from = "10.0.0.1".parse().unwrap();
         for (port, segment) in [(22, Segment::Syn), (8443, Segment::Udp)] {
             let answer = judge(&config(), from, port, segment, &arguments, false);

@@ -208,7 +208,7 @@ fn certificate(field: Field<'_, '_>) -> Option<(KeyDigest, usize)> {
 }
 
 /// Reads a key, and puts its digest in its place in the redacted document.
-fn key<'r>(field: Field<'r, '_>) -> Option<(KeyDigest, Place<'r>)> {
+pub(super) fn key<'r>(field: Field<'r, '_>) -> Option<(KeyDigest, Place<'r>)> {
     let (text, mut place) = field.secret("a key, or \"sha256:\" and 64 hexadecimal digits")?;
     let digest = if let Some(hex) = text.strip_prefix("sha256:") {
         let Some(digest) = from_hex(hex) else {

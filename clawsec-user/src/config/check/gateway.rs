@@ -1,7 +1,6 @@
 //! `gateway`: where clients connect, what stands behind, and the certificate between.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
 
 use super::super::model::{
     GatewayConfig, Listen, Secret, TlsConfig, TlsVersion, UiAccess, Upstream, UpstreamAuth,
@@ -68,8 +67,17 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> GatewayConfig {
     let reference = section.at("upstreamToken").written().map(str::to_owned);
     let upstream_token = upstream_token(section, upstream_auth);
     let is_named = upstream_token.is_some() || upstream_auth == UpstreamAuth::TrustedProxy;
+    let (admin_socket, metrics) = section.at("admin").section(super::admin::read);
+    let listen = distinct(section, listen);
+    if let Some(metrics) = metrics
+        && listen.iter().any(|entry| entry.address == metrics.address)
+    {
+        section
+            .at("listen")
+            .problem("clients and `gateway.admin.metrics` cannot share an address");
+    }
     GatewayConfig {
-        listen: distinct(section, listen),
+        listen,
         upstream,
         ui: ui(section, is_named),
         upstream_token,
@@ -90,11 +98,8 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> GatewayConfig {
             .small(64..=16_384)
             .unwrap_or(4096),
         tls: tls.flatten(),
-        admin_socket: section.at("admin").section(|admin| {
-            admin.at("metrics").unavailable();
-            let socket = admin.at("socket").file();
-            socket.unwrap_or_else(|| PathBuf::from("/run/clawsec/admin.sock"))
-        }),
+        admin_socket,
+        metrics,
     }
 }
 
@@ -204,7 +209,7 @@ fn webhook(field: Field<'_, '_>) -> Option<String> {
     })
 }
 
-fn address(field: Field<'_, '_>) -> Option<SocketAddr> {
+pub(super) fn address(field: Field<'_, '_>) -> Option<SocketAddr> {
     let expected = "an address with its port, such as \"0.0.0.0:8443\" or \"[::]:8443\"";
     field.parsed(expected, |text| {
         if let Ok(address) = text.parse::<SocketAddr>() {

@@ -127,6 +127,7 @@ fn round_trip(config: &Config) {
     assert_eq!(again.gateway.origins, config.gateway.origins);
     assert_eq!(again.gateway.tls, config.gateway.tls);
     assert_eq!(again.gateway.admin_socket, config.gateway.admin_socket);
+    assert_eq!(again.gateway.metrics, config.gateway.metrics);
     assert_eq!(again.gateway.upstream_token, None);
     assert_eq!(again.audit.path, config.audit.path);
     assert_eq!(again.audit.events, config.audit.events);

@@ -10,6 +10,7 @@ use crate::causes::chain;
 use crate::config::Listen;
 use crate::event::{Event, EventKind, Outcome};
 use crate::gateway::auth::{self, Presented};
+use crate::gateway::figures::By;
 use crate::gateway::head::Protocol;
 use crate::gateway::listener::{self, Peer, Speaker};
 use crate::gateway::proxy;
@@ -29,6 +30,10 @@ impl Connection {
             }
             principals.push(principal.clone());
         }
+        let figures = &self.gateway.figures;
+        let stay = figures.arrive(principal.id(), self.peer.ip, By::Requests);
+        let stays = self.stays.lock();
+        stays.unwrap_or_else(PoisonError::into_inner).push(stay);
         let mut login = exchange.note.clone();
         login.kind = EventKind::Auth;
         login.action = "login";
@@ -75,6 +80,7 @@ impl Connection {
                 speaker: Speaker::Client,
                 certificate: self.certificate,
                 principals: Arc::clone(&self.principals),
+                stays: Arc::clone(&self.stays),
                 slots: Arc::clone(&self.slots),
             }),
         })

@@ -148,6 +148,13 @@ async fn what_policy_denies_runs_nowhere() {
         exec.command, "denied",
         "nothing else reached the supervisor"
     );
+    // A record may come a moment after its answer.
+    for _ in 0..500 {
+        if rig.seen("invoke", "user_not_allowed").len() == 3 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let denial = rig.event("invoke", Outcome::Deny, "user_not_allowed").await;
     assert_eq!(denial.kind, EventKind::Tool);
     assert_eq!(denial.user.as_deref(), Some("+15559999999"));

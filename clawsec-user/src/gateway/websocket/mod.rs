@@ -29,6 +29,7 @@ use self::relay::End;
 use super::auth;
 use super::body::{Body, REQUEST_ID};
 use super::connection::Connection;
+use super::figures::By;
 use super::http;
 use super::limits::Counted;
 use super::origin;
@@ -172,6 +173,8 @@ async fn session(
         return;
     }
     reader.set_limit(CLIENT_MESSAGE_BYTES);
+    let figures = &gateway.figures;
+    let _stay = figures.arrive(principal.id(), connection.peer.ip, By::WebSocket);
 
     let session = Session {
         principal,

@@ -1,0 +1,7 @@
+//! `clawsec top` started by `clawsec`, or by hand.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    clawsec_top::main()
+}
