@@ -21,7 +21,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::auth::Presented;
 use super::body::Body;
 use super::facts::{self, Asked, Cargo, Load};
+use super::failure::{self, Failure, TOO_SLOW};
 use super::figures::Stay;
+use super::frames_h2::Goodbyes;
 use super::head::{Head, Protocol};
 use super::limits::Counted;
 use super::listener::{self, Accepted, Identified, Peer, Speaker};
@@ -45,6 +47,7 @@ pub(super) struct Connection {
     pub(super) peer: Peer,
     pub(super) head: Arc<Head>,
     pub(super) progress: Arc<Progress>,
+    goodbyes: Arc<Goodbyes>,
     /// Which of `gateway.listen` it came in by.
     listener: usize,
     speaker: Speaker,
@@ -177,9 +180,7 @@ async fn act(
 
 /// Serves one accepted connection until it ends, is revoked, or the gateway drains.
 pub(super) async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
-    let deadline = gateway.deadlines.tls;
-    let identified = tokio::time::timeout(deadline, listener::identify(&gateway, accepted)).await;
-    let Ok(Some(identified)) = identified else {
+    let Some(identified) = listener::identify(&gateway, accepted).await else {
         return;
     };
     let Identified {
@@ -195,6 +196,7 @@ pub(super) async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
             peer,
             head: Arc::new(Head::new(protocol)),
             progress: Arc::new(Progress::new()),
+            goodbyes: Arc::default(),
             listener,
             speaker,
             certificate,
@@ -206,20 +208,26 @@ pub(super) async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
     let Some(tls) = gateway.snapshot.load().tls.clone() else {
         return serve_http(connection(Protocol::Http1, None), stream).await;
     };
-    match tokio::time::timeout(deadline, tls.acceptor.accept(stream)).await {
+    let handshake = tls.acceptor.accept(stream);
+    match tokio::time::timeout(gateway.deadlines.tls, handshake).await {
         Ok(Ok(stream)) => {
             gateway.figures.tls_ok.add();
             let (protocol, certificate) = tls::agreed(stream.get_ref().1);
             serve_http(connection(protocol, certificate), stream).await;
         }
-        // A scanner's half handshake is no decision of ours, and no record.
         Ok(Err(error)) => {
             gateway.figures.tls_failed.add();
-            tracing::debug!(source = %peer.ip, %error, "TLS handshake");
+            failure::report(
+                &gateway,
+                peer,
+                failure::of_tls(&error),
+                1,
+                &error.to_string(),
+            );
         }
         Err(_elapsed) => {
             gateway.figures.tls_too_slow.add();
-            tracing::debug!(source = %peer.ip, "TLS handshake took too long");
+            failure::report(&gateway, peer, Failure::TlsSlow, 1, "");
         }
     }
 }
@@ -230,7 +238,8 @@ where
 {
     let gateway = Arc::clone(&connection.gateway);
     let head = Arc::clone(&connection.head);
-    let stream = Watched::new(stream, head, Arc::clone(&connection.progress));
+    let goodbyes = Arc::clone(&connection.goodbyes);
+    let stream = Watched::new(stream, head, Arc::clone(&connection.progress), goodbyes);
     let stream = TokioIo::new(stream);
     let asked = Arc::clone(&connection);
     let service = service_fn(move |request| respond(Arc::clone(&asked), request));
@@ -266,6 +275,7 @@ where
     loop {
         tokio::select! {
             ended = served.as_mut() => {
+                connection.report_goodbyes();
                 if let Err(error) = ended {
                     connection.report_end(&error);
                 }
@@ -277,6 +287,7 @@ where
             }
             // Keys also end by the clock, hence the tick.
             _ = tokio::time::timeout(REVOCATION_TICK, generation.changed()) => {
+                connection.report_goodbyes();
                 if let Err(denial) = connection.still_admitted(None) {
                     return connection.report_revoked(denial);
                 }
@@ -362,7 +373,3 @@ const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// A webhook is a message or two; the channels' own limits are lower.
 const WEBHOOK_BYTES: usize = 1024 * 1024;
-
-/// The reason in records of connections that were ended for their slowness. It is no sign of
-/// hostility: a train in a tunnel does the same.
-const TOO_SLOW: &str = "too_slow";

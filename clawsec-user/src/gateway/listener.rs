@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::error::Elapsed;
 
 use super::connection;
+use super::failure::{self, Failure};
 use super::proxy::{self, Spoken};
 use super::record::{self, Exchange};
 use super::refusal::Refusal;
+use super::repeats;
 use super::route::{Route, Routed};
 use super::shared::{Gateway, Slot};
 use super::snapshot::Snapshot;
@@ -209,12 +212,16 @@ pub(super) async fn identify(gateway: &Gateway, accepted: Accepted) -> Option<Id
     } = accepted;
     let mut identified = match speaker {
         Speaker::Client => (peer, Speaker::Client, vec![slot]),
-        Speaker::Proxy => match proxy::read_header(&mut stream).await {
-            Ok(Spoken::Nothing) => (peer, Speaker::Proxy, vec![slot]),
-            Ok(Spoken::Itself) => (peer, Speaker::Client, vec![slot]),
-            Ok(Spoken::For(client)) => (client, Speaker::Client, vec![slot]),
-            Err(error) => {
-                tracing::warn!(proxy = %peer.ip, %error, "read a PROXY header");
+        Speaker::Proxy => match spoken(gateway, &mut stream).await {
+            Ok(Ok(Spoken::Nothing)) => (peer, Speaker::Proxy, vec![slot]),
+            Ok(Ok(Spoken::Itself)) => (peer, Speaker::Client, vec![slot]),
+            Ok(Ok(Spoken::For(client))) => (client, Speaker::Client, vec![slot]),
+            Err(_elapsed) => {
+                failure::report(gateway, peer, Failure::ProxySlow, 1, "");
+                return None;
+            }
+            Ok(Err(error)) => {
+                failure::report(gateway, peer, Failure::Proxy, 1, &error.to_string());
                 return None;
             }
         },
@@ -252,6 +259,14 @@ pub(super) async fn identify(gateway: &Gateway, accepted: Accepted) -> Option<Id
     })
 }
 
+/// What a proxy says before its client's first byte.
+async fn spoken(
+    gateway: &Gateway,
+    stream: &mut TcpStream,
+) -> Result<std::io::Result<Spoken>, Elapsed> {
+    tokio::time::timeout(gateway.deadlines.tls, proxy::read_header(stream)).await
+}
+
 fn too_many() -> Denial {
     Denial::new(Reason::RateLimited, "connection limit")
 }
@@ -280,7 +295,7 @@ fn refuse(gateway: &Gateway, peer: Peer, denial: Denial) {
     event.generation = snapshot.generation();
     event.source = Some(peer.ip);
     event.port = Some(peer.port);
-    gateway.link.report(event);
+    repeats::report(gateway, event);
     record::count_denial(gateway, &snapshot, peer, denial.reason);
 }
 

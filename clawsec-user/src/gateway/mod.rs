@@ -17,6 +17,8 @@ mod proxy;
 mod tls;
 
 mod connection;
+mod failure;
+mod frames_h2;
 mod head;
 mod http;
 mod progress;
@@ -47,6 +49,7 @@ mod link;
 mod received;
 mod record;
 mod refusal;
+mod repeats;
 
 #[doc(hidden)]
 pub mod probe;

@@ -226,7 +226,7 @@ pub(super) fn count_denial(gateway: &Gateway, snapshot: &Snapshot, peer: Peer, r
 /// Longest text that a client can put into a record.
 const MAX_DETAIL_CHARS: usize = 200;
 
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     // As nearly all are.
     let is_clean = |byte: u8| matches!(byte, b' '..=b'~');
     if text.len() <= MAX_DETAIL_CHARS && text.bytes().all(is_clean) {

@@ -13,6 +13,7 @@ use super::link::{self, LinkError};
 use super::listener;
 use super::own;
 use super::pool;
+use super::repeats;
 use super::shared::{Deadlines, Gateway};
 use super::snapshot::{self, Compile, Snapshot, SnapshotError};
 use super::timed::Timed;
@@ -119,6 +120,7 @@ pub(super) async fn run_with(
             .spawn(listener::accept_all(Arc::clone(&gateway), listener, index));
     }
     gateway.tasks.spawn(pool::tend(Arc::clone(&gateway)));
+    gateway.tasks.spawn(repeats::tend(Arc::clone(&gateway)));
     gateway
         .link
         .send(ToSupervisor::Ready { generation })
@@ -144,6 +146,7 @@ pub(super) async fn run_with(
     {
         tracing::warn!(left = gateway.tasks.len(), "drained with connections left");
     }
+    repeats::tell(&gateway);
     gateway
         .link
         .send(ToSupervisor::Drained)

@@ -18,6 +18,7 @@ use super::figures::Figures;
 use super::limits::{Limits, SourceKey};
 use super::link::Link;
 use super::pool::Pool;
+use super::repeats::Repeats;
 use super::snapshot::Snapshot;
 use super::timed::Timed;
 use super::ui::Seals;
@@ -30,6 +31,7 @@ pub(super) struct Gateway {
     /// The generation in force; a change wakes every live connection.
     pub(super) generation: watch::Sender<u64>,
     pub(super) link: Link,
+    pub(super) repeats: Repeats,
     pub(super) limits: Limits,
     /// The same numbers for webhooks, counted apart.
     pub(super) webhooks: Limits,
@@ -62,6 +64,7 @@ impl Gateway {
             snapshot: ArcSwap::from_pointee(snapshot),
             timed,
             link,
+            repeats: Repeats::default(),
             seals: Seals::new(),
             budget: Budget::new(),
             figures: Figures::default(),

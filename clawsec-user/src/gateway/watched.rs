@@ -1,6 +1,6 @@
 //! A client's stream, watched: the bytes of heads are shown to `Head`, writes that do not get on
 //! to `Progress`, and the empty answer that hyper makes of a head it cannot read is replaced by
-//! one in the gateway's own shape.
+//! one in the gateway's own shape. On HTTP/2 its frames are counted, and a flood of them ends it.
 
 use std::io;
 use std::pin::Pin;
@@ -9,7 +9,9 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::head::Head;
+use super::failure::Failure;
+use super::frames_h2::{Goodbyes, Wire};
+use super::head::{Head, Protocol};
 use super::progress::Progress;
 use super::refusal;
 use super::shared::random_id;
@@ -20,6 +22,11 @@ pub(super) struct Watched<S> {
     head: Arc<Head>,
     progress: Arc<Progress>,
     replacement: Option<Replacement>,
+    /// Of HTTP/2.
+    wire: Option<Wire>,
+    goodbyes: Arc<Goodbyes>,
+    /// What is left to say to a flood, of which no more is read.
+    last_words: Option<Vec<u8>>,
 }
 
 /// What is written in place of hyper's own answer.
@@ -31,12 +38,35 @@ struct Replacement {
 }
 
 impl<S> Watched<S> {
-    pub(super) fn new(stream: S, head: Arc<Head>, progress: Arc<Progress>) -> Self {
+    pub(super) fn new(
+        stream: S,
+        head: Arc<Head>,
+        progress: Arc<Progress>,
+        goodbyes: Arc<Goodbyes>,
+    ) -> Self {
+        let wire = (head.protocol() == Protocol::Http2).then(Wire::new);
         Self {
             stream,
             head,
             progress,
             replacement: None,
+            wire,
+            goodbyes,
+            last_words: None,
+        }
+    }
+
+    /// Notes what was written, and whether it waits.
+    fn wrote(&mut self, polled: &Poll<io::Result<usize>>, slices: &[io::IoSlice<'_>]) {
+        self.progress.wrote(polled.is_pending());
+        let (Poll::Ready(Ok(count)), Some(wire)) = (polled, &mut self.wire) else {
+            return;
+        };
+        let mut left = *count;
+        for slice in slices {
+            let (said, _) = slice.split_at(slice.len().min(left));
+            wire.say(said, &self.goodbyes);
+            left -= said.len();
         }
     }
 
@@ -69,18 +99,51 @@ fn automatic_status(bytes: &[u8]) -> Option<u16> {
     (bare && matches!(status, 400 | 414 | 431)).then_some(status)
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncWrite + Unpin> Watched<S> {
+    /// Says the last words, then that there is nothing more to read.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(rest) = self.last_words.as_ref().filter(|rest| !rest.is_empty()) {
+            let polled = Pin::new(&mut self.stream).poll_write(cx, rest);
+            self.progress.wrote(polled.is_pending());
+            let sent = ready!(polled)?;
+            if sent == 0 {
+                break;
+            }
+            self.last_words = rest.get(sent..).map(<[u8]>::to_vec);
+        }
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        Poll::Ready(Err(flood()))
+    }
+}
+
+fn flood() -> io::Error {
+    io::Error::other("too many frames that carry nothing")
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.last_words.is_some() {
+            return this.poll_end(cx);
+        }
         let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let polled = Pin::new(&mut this.stream).poll_read(cx, buffer);
         if let Some(read) = buffer.filled().get(before..)
             && !read.is_empty()
         {
-            self.head.see(read);
+            this.head.see(read);
+            if let Some(wire) = &mut this.wire
+                && !wire.hear(read)
+            {
+                this.last_words = Some(wire.goodbye());
+                this.goodbyes.add(Failure::Http2Flood);
+                buffer.set_filled(before);
+                return this.poll_end(cx);
+            }
         }
         polled
     }
@@ -93,6 +156,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        if this.last_words.is_some() {
+            return Poll::Ready(Err(flood()));
+        }
         this.replace(bytes);
         while let Some(replacement) = &mut this.replacement {
             let rest = replacement.text.get(replacement.sent..).unwrap_or_default();
@@ -109,7 +175,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
             }
         }
         let polled = Pin::new(&mut this.stream).poll_write(cx, bytes);
-        this.progress.wrote(polled.is_pending());
+        this.wrote(&polled, &[io::IoSlice::new(bytes)]);
         polled
     }
 
@@ -128,13 +194,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.last_words.is_some() {
+            return Poll::Ready(Err(flood()));
+        }
         // What replaces is written whole by `poll_write`, which is asked until it is.
         if self.replacement.is_some() || self.head.is_unjudged() {
             let first = slices.iter().find(|slice| !slice.is_empty());
             return self.poll_write(cx, first.map_or(&[], |slice| slice));
         }
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.progress.wrote(polled.is_pending());
+        self.wrote(&polled, slices);
         polled
     }
 

@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use hyper::HeaderMap;
 
-use super::{Connection, REVOCATION_TICK, TOO_SLOW};
+use super::{Connection, REVOCATION_TICK};
 use crate::causes::chain;
 use crate::config::Listen;
 use crate::event::{Event, EventKind, Outcome};
 use crate::gateway::auth::{self, Presented};
+use crate::gateway::failure::{self, Failure, TOO_SLOW};
 use crate::gateway::figures::By;
+use crate::gateway::frames_h2;
 use crate::gateway::head::Protocol;
 use crate::gateway::listener::{self, Peer, Speaker};
 use crate::gateway::proxy;
 use crate::gateway::record::{self, Exchange};
 use crate::gateway::refusal::Refusal;
+use crate::gateway::repeats;
 use crate::gateway::shared::unix_now;
 use crate::gateway::snapshot::Snapshot;
 use crate::policy::{Denial, Principal, Reason};
@@ -76,6 +79,7 @@ impl Connection {
                 peer: Peer { ip, port: 0 },
                 head: Arc::clone(&self.head),
                 progress: Arc::clone(&self.progress),
+                goodbyes: Arc::clone(&self.goodbyes),
                 listener: self.listener,
                 speaker: Speaker::Client,
                 certificate: self.certificate,
@@ -143,8 +147,16 @@ impl Connection {
         let text = chain(error);
         let library = std::error::Error::source(error)
             .and_then(|source| source.downcast_ref::<h2::Error>())
-            .is_some_and(h2::Error::is_library);
-        if error.is_parse() || library {
+            .filter(|error| error.is_library());
+        let failure = library
+            .and_then(h2::Error::reason)
+            .and_then(|reason| frames_h2::of_code(reason.into()));
+        let is_h2 = self.head.protocol() == Protocol::Http2;
+        if let Some(failure) = failure {
+            failure::report(&self.gateway, self.peer, failure, 1, &text);
+        } else if error.is_timeout() && is_h2 {
+            failure::report(&self.gateway, self.peer, Failure::Http2Silent, 1, "");
+        } else if error.is_parse() {
             self.report(Reason::RequestMalformed.as_str(), text);
             let snapshot = self.gateway.snapshot.load();
             record::count_denial(
@@ -160,6 +172,13 @@ impl Connection {
         }
     }
 
+    /// Reports what was said on the wire since the last time.
+    pub(super) fn report_goodbyes(&self) {
+        for (failure, count) in self.goodbyes.take() {
+            failure::report(&self.gateway, self.peer, failure, count, "");
+        }
+    }
+
     /// Reports what was refused without a request to tie it to.
     pub(super) fn report(&self, reason: &'static str, detail: String) {
         let mut event = Event::new(EventKind::Message, "request", Outcome::Deny, reason);
@@ -168,7 +187,7 @@ impl Connection {
         event.port = Some(self.peer.port);
         event.request = self.head.take_replaced();
         event.detail = Some(detail);
-        self.gateway.link.report(event);
+        repeats::report(&self.gateway, event);
     }
 
     pub(super) fn report_revoked(&self, denial: Denial) {

@@ -51,6 +51,13 @@ pub(super) async fn raw(rig: &Rig, request: &str) -> Answer {
     over(TcpStream::connect(rig.address).await.unwrap(), request).await
 }
 
+/// Connects from one of loopback's many addresses.
+pub(super) async fn from(rig: &Rig, host: u8) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 7, host], 0).into()).unwrap();
+    socket.connect(rig.address).await.unwrap()
+}
+
 /// A request that asks for the connection to close.
 pub(super) async fn ask(rig: &Rig, line: &str, headers: &[&str], body: &str) -> Answer {
     let mut request = format!(

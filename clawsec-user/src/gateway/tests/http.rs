@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-pub(super) use super::client::{Answer, ask, bearer, over, raw};
+pub(super) use super::client::{Answer, ask, bearer, from, over, raw};
 use super::{ADMIN_KEY, READ_KEY, Rig, Rules, UPSTREAM_TOKEN};
 use crate::event::{EventKind, Outcome};
 use crate::gateway::shared::Deadlines;

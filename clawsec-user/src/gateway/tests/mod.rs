@@ -4,6 +4,7 @@
 mod canvas;
 mod client;
 mod drain;
+mod failures;
 mod fake_supervisor;
 mod fake_upstream;
 mod http;
@@ -20,7 +21,7 @@ mod ui;
 mod websocket;
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -370,19 +371,46 @@ impl Rig {
 
     /// Waits for an event with this action, outcome and reason.
     pub(super) async fn event(&self, action: &str, outcome: Outcome, reason: &str) -> Event {
+        let is_it = |event: &&Event| {
+            event.action == action && event.outcome == outcome && event.reason == reason
+        };
+        self.event_where(is_it)
+            .await
+            .unwrap_or_else(|told| panic!("no {action} {outcome:?} {reason} in {told:#?}"))
+    }
+
+    /// Waits for an event with this action, reason and source.
+    pub(super) async fn event_of(&self, action: &str, reason: &str, source: IpAddr) -> Event {
+        let is_it = |event: &&Event| {
+            event.action == action && event.reason == reason && event.source == Some(source)
+        };
+        self.event_where(is_it)
+            .await
+            .unwrap_or_else(|told| panic!("no {action} {reason} of {source} in {told:#?}"))
+    }
+
+    /// Waits until what happened is told as often as it did, and no more; the events.
+    pub(super) async fn counted(&self, action: &str, reason: &str, count: u64) -> Vec<Event> {
         for _ in 0..500 {
-            let found = self.events.lock().unwrap().iter().find_map(|event| {
-                (event.action == action && event.outcome == outcome && event.reason == reason)
-                    .then(|| event.clone())
-            });
-            if let Some(event) = found {
-                return event;
+            let events = self.seen(action, reason);
+            let told: u64 = events.iter().map(|event| event.count).sum();
+            assert!(told <= count, "{action} {reason}: {told} of {count}");
+            if told == count {
+                return events;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!(
-            "no {action} {outcome:?} {reason} in {:#?}",
-            self.events.lock().unwrap()
-        );
+        panic!("less {action} {reason} than {count}");
+    }
+
+    /// Waits for an event; all there were, if it does not come.
+    async fn event_where(&self, is_it: impl Fn(&&Event) -> bool) -> Result<Event, Vec<Event>> {
+        for _ in 0..500 {
+            if let Some(event) = self.events.lock().unwrap().iter().find(&is_it) {
+                return Ok(event.clone());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Err(self.events.lock().unwrap().clone())
     }
 }

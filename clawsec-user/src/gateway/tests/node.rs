@@ -160,7 +160,7 @@ async fn what_policy_denies_runs_nowhere() {
     assert_eq!(denial.user.as_deref(), Some("+15559999999"));
     assert_eq!(denial.rule.as_deref(), Some("security.users.allowList"));
     assert_eq!(denial.principal.as_deref(), Some("gateway"));
-    assert_eq!(rig.seen("invoke", "user_not_allowed").len(), 3, "one each");
+    rig.counted("invoke", "user_not_allowed", 3).await;
     let told = rig.asked("node.event");
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!(told[0]["params"]["event"], "exec.denied");

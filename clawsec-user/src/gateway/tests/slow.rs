@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::http::{ask, bearer, raw};
+use super::http::{ask, bearer, from, raw};
 use super::tls::{client, connect, material};
 use super::{ADMIN_KEY, Rig, Rules};
 use crate::event::Outcome;
@@ -64,14 +64,14 @@ async fn a_thousand_slow_clients_do_not_keep_a_normal_one_waiting() {
             &rig
         };
         for client in 0..200u16 {
-            let mut stream = from(target, 10 + client / 50).await;
+            let mut stream = from(target, 10 + u8::try_from(client / 50).unwrap()).await;
             stream.write_all(said.as_bytes()).await.unwrap();
             slow.push(stream);
         }
     }
     // The slow reader: asks for much, takes nothing.
     for client in 0..200u16 {
-        let stream = from(&rig, 20 + client / 50).await;
+        let stream = from(&rig, 20 + u8::try_from(client / 50).unwrap()).await;
         let request = format!("GET /large HTTP/1.1\r\nHost: a\r\nX-API-Key: {ADMIN_KEY}\r\n\r\n");
         let mut stream = stream;
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -84,14 +84,6 @@ async fn a_thousand_slow_clients_do_not_keep_a_normal_one_waiting() {
         assert_eq!(answer.status, 200, "{}", answer.body);
         assert!(connect(&secure, &config).await.is_ok());
     }
-}
-
-/// Connects from one of loopback's many addresses.
-async fn from(rig: &Rig, host: u16) -> TcpStream {
-    let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    let host = u8::try_from(host).unwrap();
-    socket.bind(([127, 0, 7, host], 0).into()).unwrap();
-    socket.connect(rig.address).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -58,7 +58,13 @@ pub(super) async fn connect(
     rig: &Rig,
     config: &Arc<ClientConfig>,
 ) -> std::io::Result<TlsStream<TcpStream>> {
-    let stream = TcpStream::connect(rig.address).await?;
+    connect_over(TcpStream::connect(rig.address).await?, config).await
+}
+
+pub(super) async fn connect_over(
+    stream: TcpStream,
+    config: &Arc<ClientConfig>,
+) -> std::io::Result<TlsStream<TcpStream>> {
     TlsConnector::from(Arc::clone(config))
         .connect("localhost".try_into().unwrap(), stream)
         .await
