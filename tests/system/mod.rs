@@ -1,6 +1,7 @@
 //! A real daemon on real traffic, in network namespaces that the tests make and remove.
 
 mod attach;
+mod bans;
 pub(crate) mod client;
 mod confinement;
 pub(crate) mod daemon;

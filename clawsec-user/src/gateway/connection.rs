@@ -131,11 +131,7 @@ fn authenticate(
             Credential::Ours,
         ),
     };
-    // Guessing keys on an uncounted route is still counted.
-    if found.is_err() && !counted.route.is_counted() {
-        limits::spend(exchange)?;
-    }
-    let principal = found?;
+    let principal = counted.settle(exchange, found)?;
     exchange.note.principal(&principal);
     exchange.connection.authenticated(&principal, exchange);
     Ok((principal, credential))

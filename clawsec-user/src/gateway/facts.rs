@@ -69,7 +69,7 @@ pub(super) enum Load {
 
 /// Reads as much of a request as its route needs to be judged.
 pub(super) async fn gather(exchange: &mut Exchange, counted: Counted) -> Result<Asked, Refusal> {
-    let Counted { request, route } = counted;
+    let Counted { request, route, .. } = counted;
     match route {
         Route::ToolsInvoke => tools_invoke::gather(exchange, request).await,
         Route::ChatCompletions | Route::Responses | Route::Hooks => {

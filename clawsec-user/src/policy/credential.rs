@@ -198,6 +198,11 @@ impl Principal {
         &self.spec.path
     }
 
+    /// Of the key.
+    pub fn digest(&self) -> KeyDigest {
+        self.spec.digest
+    }
+
     pub fn user(&self) -> Option<&UserId> {
         self.spec.user.as_ref()
     }

@@ -102,6 +102,19 @@ impl<K: Hash + Eq> Limiter<K> {
         self.gcra.admit(self.cells.entry(key).or_insert(0), now_ns)
     }
 
+    pub fn len(&self) -> usize {
+        self.cells.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.cells.is_empty()
+    }
+
+    /// What the table of cells takes, about.
+    pub fn bytes(&self) -> usize {
+        self.cells.capacity() * (size_of::<(K, u64)>() + 1)
+    }
+
     /// Forgets keys whose cell has run out: they are as good as new. At most once an interval,
     /// so that a full table does not cost a scan for every refused key.
     fn sweep(&mut self, now_ns: u64) {

@@ -371,8 +371,11 @@ async fn over_the_limit_is_429_with_retry_after_and_pages_are_free() {
             200
         );
     }
-    let guess = ask(&rig, "GET /assets/a.js", &[&bearer("guess")], "").await;
-    assert_eq!(guess.status, 429, "guessing on a page is counted");
+    // The key was shown once before it was known.
+    for status in [401, 401, 429] {
+        let guess = ask(&rig, "GET /assets/a.js", &[&bearer("guess")], "").await;
+        assert_eq!(guess.status, status, "guessing on a page is counted");
+    }
     rig.event("request", Outcome::Deny, "rate_limited").await;
 }
 

@@ -9,6 +9,7 @@ mod fake_supervisor;
 mod fake_upstream;
 mod http;
 mod http2;
+mod limits;
 mod listeners;
 mod node;
 mod own;
@@ -37,9 +38,9 @@ use super::auth::Presented;
 use super::serve::{self, GatewayError};
 use super::shared::Deadlines;
 use crate::config::{
-    AuditConfig, AuditOnFailure, Config, Fsync, GatewayConfig, KernelConfig, OnExit, SandboxConfig,
-    SandboxProvider, TlsConfig, TlsVersion, UiAccess, Upstream, UpstreamAuth, XdpMode,
-    certificate_digest,
+    AuditConfig, AuditOnFailure, BanConfig, Config, Fsync, GatewayConfig, KernelConfig, OnExit,
+    SandboxConfig, SandboxProvider, TlsConfig, TlsVersion, UiAccess, Upstream, UpstreamAuth,
+    XdpMode, certificate_digest,
 };
 use crate::event::{Event, EventKind, Outcome};
 use crate::ipc::{self, OwnRole, OwnState, PolicyUpdate, TlsMaterial, ToGateway, ToSupervisor};
@@ -75,6 +76,8 @@ pub(super) struct Rules {
     pub(super) is_open: bool,
     /// The name of clawsec's node.
     pub(super) node: Option<&'static str>,
+    /// `security.rateLimit.ban.after`.
+    pub(super) ban_after: Option<u32>,
 }
 
 impl Default for Rules {
@@ -93,6 +96,7 @@ impl Default for Rules {
             observe: false,
             is_open: false,
             node: None,
+            ban_after: None,
         }
     }
 }
@@ -111,6 +115,7 @@ impl Rules {
                 "requests": self.requests, "hosts": self.hosts, "tls": self.tls.is_some(),
                 "listen": self.listen, "vouches": self.vouches, "certificate": self.certificate,
                 "observe": self.observe, "node": self.node, "open": self.is_open,
+                "banAfter": self.ban_after,
             })
             .to_string(),
             path: "test".into(),
@@ -235,7 +240,10 @@ fn compile(update: &PolicyUpdate) -> Result<Config, String> {
             on_exit: OnExit::Enforce,
             guard_upstream: true,
         },
-        ban: None,
+        ban: rules["banAfter"].as_u64().map(|after| BanConfig {
+            after: u32::try_from(after).unwrap_or(u32::MAX),
+            duration: Duration::from_mins(1),
+        }),
         sandbox: SandboxConfig {
             provider: SandboxProvider::None,
             timeout: Duration::from_secs(5),

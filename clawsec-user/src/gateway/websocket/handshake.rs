@@ -9,6 +9,7 @@ use super::device;
 use super::frames::CloseFrame;
 use crate::gateway::auth::{self, Presented};
 use crate::gateway::json;
+use crate::gateway::refusal::Refusal;
 use crate::gateway::snapshot::Snapshot;
 use crate::policy::{Denial, Principal, Reason, Scope};
 
@@ -279,6 +280,16 @@ impl Failure {
         }
     }
 
+    /// Over the limit of its key or its source; official clients try again on 1013.
+    pub(super) fn limited(id: &str, refusal: &Refusal) -> Self {
+        Self {
+            answer: Some(limited(id, refusal)),
+            close: CloseFrame::new(1013, "rate limit exceeded"),
+            denial: Denial::new(Reason::RateLimited, "security.rateLimit"),
+            detail: "rate limit exceeded".to_owned(),
+        }
+    }
+
     /// The gateway behind is not there; official clients try again on 1013.
     pub(super) fn unavailable(id: &str, reason: Reason, detail: String) -> Self {
         let error = json!({
@@ -294,6 +305,18 @@ impl Failure {
             detail,
         }
     }
+}
+
+/// The `res` frame for a request over the limit.
+pub(super) fn limited(id: &str, refusal: &Refusal) -> String {
+    let error = json!({
+        "code": "UNAVAILABLE",
+        "message": "rate limit exceeded",
+        "details": {"code": "RATE_LIMITED"},
+        "retryable": true,
+        "retryAfterMs": refusal.retry_after_ms,
+    });
+    error_frame(id, &error)
 }
 
 /// A `res` frame that says no.

@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use super::Session;
-use super::handshake::{Role, error_frame};
+use super::handshake::{Role, error_frame, limited};
 use crate::event::{EventKind, ToolFact};
 use crate::gateway::facts::{name_all, name_deeply, strings};
 use crate::gateway::json;
@@ -47,19 +47,10 @@ pub(super) fn judge(exchange: &mut Exchange, session: &Session, frame: &[u8]) ->
     exchange.note.kind = kind(class.class);
     // A node answers what the gateway asked of it; that is not a request of its own.
     if class.class != MethodClass::Node
-        && let Err(refusal) = limits::spend(exchange)
+        && let Err(refusal) = limits::spend_for(exchange, &session.principal)
     {
         exchange.refused(&refusal);
-        return Ruling::Answer(error_frame(
-            id,
-            &json!({
-                "code": "UNAVAILABLE",
-                "message": "rate limit exceeded",
-                "details": {"code": "RATE_LIMITED"},
-                "retryable": true,
-                "retryAfterMs": refusal.retry_after_ms,
-            }),
-        ));
+        return Ruling::Answer(limited(id, &refusal));
     }
     let params = frame.get("params").unwrap_or(&Value::Null);
     match decide(exchange, session, method, class, params) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use fastwebsockets::Role as Side;
 use fastwebsockets::upgrade::{UpgradeFut, upgrade};
-use hyper::{Request, Response};
+use hyper::Response;
 use tokio::io::ReadHalf;
 
 use super::frames::{self, CloseFrame, Message, Outbox, Reader, Stream};
@@ -16,8 +16,8 @@ use super::{CONNECT_BYTES, dial, ended};
 use crate::gateway::auth;
 use crate::gateway::body::Body;
 use crate::gateway::connection::REVOCATION_TICK;
+use crate::gateway::limits::Counted;
 use crate::gateway::origin;
-use crate::gateway::received::Received;
 use crate::gateway::record::Exchange;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::shared::{Gateway, unix_now};
@@ -38,10 +38,11 @@ struct Listener {
 /// Answers the upgrade with 101 and goes on in a task of its own.
 pub(super) fn accept(
     exchange: &mut Exchange,
-    mut request: Request<Received>,
+    counted: Counted,
     host: &str,
 ) -> Result<Response<Body>, Refusal> {
     // Canvas pages have no origin, but a seal, which no other page knows.
+    let request = &counted.request;
     let sealed = ui::is_placed(request.uri().path());
     if !(sealed && origin::is_opaque(request.headers())) {
         let allowed = &exchange.snapshot.config.gateway.origins;
@@ -50,7 +51,7 @@ pub(super) fn accept(
     let presented = exchange.connection.presented(request.headers())?;
     let listener = match presented {
         None => {
-            let found = ui::reader(exchange, &request);
+            let found = ui::reader(exchange, request);
             // A page whose sign-in has ended is no guess at a key.
             let (principal, sign_in) = found.map_err(|denial| Refusal::from(denial).lenient())?;
             Listener {
@@ -59,7 +60,8 @@ pub(super) fn accept(
             }
         }
         presented => Listener {
-            principal: auth::authenticate(&exchange.snapshot, presented)?,
+            principal: counted
+                .settle(exchange, auth::authenticate(&exchange.snapshot, presented))?,
             sign_in: None,
         },
     };
@@ -69,6 +71,7 @@ pub(super) fn accept(
     facts.names_default = true;
     let permit = exchange.decide(&listener.principal, facts)?;
     let path = ui::inner(request.uri().path()).to_owned();
+    let mut request = counted.request;
     let (response, socket) = upgrade(&mut request).map_err(|error| {
         Refusal::malformed("not a WebSocket upgrade").detailed(error.to_string())
     })?;

@@ -31,7 +31,7 @@ use super::body::{Body, REQUEST_ID};
 use super::connection::Connection;
 use super::figures::By;
 use super::http;
-use super::limits::Counted;
+use super::limits::{self, Counted};
 use super::origin;
 use super::record::{Exchange, Note};
 use super::refusal::Refusal;
@@ -56,25 +56,26 @@ pub(super) struct Session {
 /// Answers an upgrade request with 101 and goes on in a task of its own.
 pub(super) fn accept(exchange: &mut Exchange, counted: Counted) -> Result<Response<Body>, Refusal> {
     exchange.note.action = "upgrade";
-    let mut request = counted.request;
-    let host = http::host(&request)?;
-    if ui::is_live_reload(ui::inner(request.uri().path())) {
-        return live_reload::accept(exchange, request, &host);
+    let host = http::host(&counted.request)?;
+    if ui::is_live_reload(ui::inner(counted.request.uri().path())) {
+        return live_reload::accept(exchange, counted, &host);
     }
     origin::check_origin(
-        request.headers(),
+        counted.request.headers(),
         &host,
         &exchange.snapshot.config.gateway.origins,
     )?;
-    if request.uri().path().starts_with("/__") {
+    if counted.request.uri().path().starts_with("/__") {
         // Other protocols than the gateway's own.
         return Err(Refusal::not_found());
     }
     // A key in the headers is judged at once; without one, the `connect` frame has to bring it.
-    let early = match exchange.connection.presented(request.headers())? {
-        None => None,
-        presented => Some(auth::authenticate(&exchange.snapshot, presented)?),
-    };
+    let presented = exchange.connection.presented(counted.request.headers())?;
+    let early = presented
+        .map(|key| auth::authenticate(&exchange.snapshot, Some(key)))
+        .map(|found| counted.settle(exchange, found))
+        .transpose()?;
+    let mut request = counted.request;
     let is_page = request.headers().contains_key(ORIGIN);
     let (response, socket) = upgrade(&mut request).map_err(|error| {
         Refusal::malformed("not a WebSocket upgrade").detailed(error.to_string())
@@ -137,7 +138,12 @@ async fn session(
             ""
         });
         exchange.note.detail = Some(client);
+        let is_early = early.is_some();
         let principal = connect.authenticate(&exchange.snapshot, early, &nonce)?;
+        if !is_early {
+            limits::spend_for(&exchange, &principal)
+                .map_err(|refusal| Failure::limited(&connect.id, &refusal))?;
+        }
         exchange.note.principal(&principal);
         Ok((connect, principal))
     };
