@@ -75,6 +75,16 @@ fn the_readers_of_a_client_s_texts() {
 }
 
 #[test]
+fn what_judges_websocket_frames() {
+    run("policy", targets::policy, 100_000);
+}
+
+#[test]
+fn the_checker_of_paths() {
+    run("path", targets::path, 200_000);
+}
+
+#[test]
 fn the_readers_of_audit_logs() {
     run("audit", targets::audit, 3_000);
 }

@@ -225,7 +225,7 @@ fn check_target(uri: &Uri, host: &str) -> Result<(), Refusal> {
 }
 
 /// Refuses paths that a WHATWG URL parser (the gateway's) or a file server would change.
-fn check_path(path: &str) -> Result<(), &'static str> {
+pub(super) fn check_path(path: &str) -> Result<(), &'static str> {
     if !path.starts_with('/') {
         return Err("the path does not start with a slash");
     }

@@ -2,7 +2,8 @@
 //! targets (`fuzz/src/lib.rs`). Nothing of the daemon calls these.
 
 use super::head::{Head, HeadForm, Protocol};
-pub use super::websocket::probe::{messages, request};
+use super::http;
+pub use super::websocket::probe::{Judge, Judged, messages, request};
 
 /// What the checker of request heads says of bytes that come in these pieces.
 pub fn head<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> &'static str {
@@ -20,4 +21,11 @@ pub fn head<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> &'static str {
 /// What the strict reader makes of a JSON text.
 pub fn json(text: &[u8]) -> Option<serde_json::Value> {
     super::json::parse(text).ok()
+}
+
+/// The path of a request's target as the checker lets it through, if it does.
+pub fn path(target: &[u8]) -> Option<String> {
+    let uri = hyper::Uri::try_from(target).ok()?;
+    http::check_path(uri.path()).ok()?;
+    Some(uri.path().to_owned())
 }

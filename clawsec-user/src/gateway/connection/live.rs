@@ -1,5 +1,6 @@
 //! A connection while it lives: who is here, whether they still may be, how it ended.
 
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -13,17 +14,37 @@ use crate::gateway::auth::{self, Presented};
 use crate::gateway::failure::{self, Failure, TOO_SLOW};
 use crate::gateway::figures::By;
 use crate::gateway::frames_h2;
-use crate::gateway::head::Protocol;
+use crate::gateway::head::{Head, Protocol};
 use crate::gateway::listener::{self, Peer, Speaker};
+use crate::gateway::progress::Progress;
 use crate::gateway::proxy;
 use crate::gateway::record::{self, Exchange};
 use crate::gateway::refusal::Refusal;
 use crate::gateway::repeats;
-use crate::gateway::shared::unix_now;
+use crate::gateway::shared::{Gateway, unix_now};
 use crate::gateway::snapshot::Snapshot;
 use crate::policy::{Denial, Principal, Reason};
 
 impl Connection {
+    /// One that nobody is at the other end of: for the fuzz target of what judges frames.
+    pub(in crate::gateway) fn of_nobody(gateway: Arc<Gateway>) -> Arc<Self> {
+        Arc::new(Self {
+            gateway,
+            peer: Peer {
+                ip: IpAddr::from([192, 0, 2, 1]),
+                port: 1,
+            },
+            head: Arc::new(Head::new(Protocol::Http1)),
+            progress: Arc::new(Progress::new()),
+            goodbyes: Arc::default(),
+            listener: 0,
+            speaker: Speaker::Client,
+            certificate: None,
+            principals: Arc::default(),
+            slots: Arc::default(),
+        })
+    }
+
     /// Remembers who is here; the first time is a login, and a record.
     pub(super) fn authenticated(&self, principal: &Principal, exchange: &Exchange) {
         {
