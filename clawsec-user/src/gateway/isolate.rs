@@ -4,12 +4,15 @@
 //! its own) does not pass, nor a text that names another agent's session. What has no name of an
 //! agent passes only where it cannot hold one.
 
+mod events;
+
 use futures_util::FutureExt as _;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::Response;
 use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use serde_json::{Map, Value};
 
+use self::events::Events;
 use super::body::{self, Body};
 use super::refusal::Refusal;
 use crate::policy::{Bound, SessionKey, agent_id};
@@ -116,41 +119,40 @@ pub(super) fn hello(hello: &mut Value, bound: &[String], default: Option<&str>) 
     }
 }
 
-/// An answer over HTTP as a bound principal may see it: JSON filtered, pages as they are.
+/// An answer over HTTP as a bound principal may see it: JSON filtered whole, event streams event
+/// by event, pages as they are.
 pub(super) async fn answer(
     bound: Bound,
     response: Response<Body>,
 ) -> Result<Response<Body>, Refusal> {
-    let is_json = response
-        .headers()
-        .get(CONTENT_TYPE)
-        .and_then(|kind| kind.to_str().ok())
-        .is_some_and(|kind| kind.contains("json") || kind.contains("event-stream"));
-    if !is_json {
+    let kind = response.headers().get(CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let is_stream = kind.contains("event-stream");
+    if !is_stream && !kind.contains("json") {
         return Ok(response);
     }
     if response.headers().contains_key(CONTENT_ENCODING) {
-        return Err(unreadable("it is encoded"));
+        return Err(Refusal::unfilterable("it is encoded"));
     }
     let (mut parts, body) = response.into_parts();
+    parts.headers.remove(CONTENT_LENGTH);
+    if is_stream {
+        let events = Events::new(body, bound).boxed_unsync();
+        return Ok(Response::from_parts(parts, events));
+    }
     // Boxed, since the compiler does not see that the future of a boxed body can be sent.
     let whole = Limited::new(body, FILTERED_BYTES).collect().boxed().await;
-    let whole = whole.map_err(|error| unreadable(&error.to_string()))?;
+    let whole = whole.map_err(|error| Refusal::unfilterable(&error.to_string()))?;
     let view = View {
         bound: &bound.agents,
         default: Some(&bound.default_agent),
     };
     let mut value: Value = serde_json::from_slice(&whole.to_bytes())
-        .map_err(|error| unreadable(&error.to_string()))?;
+        .map_err(|error| Refusal::unfilterable(&error.to_string()))?;
     if !view.keep(&mut value) {
         return Err(Refusal::not_found().ruled("security.auth"));
     }
-    parts.headers.remove(CONTENT_LENGTH);
     Ok(Response::from_parts(parts, body::full(value.to_string())))
-}
-
-fn unreadable(why: &str) -> Refusal {
-    Refusal::unreachable(format!("cannot be filtered: {why}"))
 }
 
 /// The largest answer that is read whole to be filtered.

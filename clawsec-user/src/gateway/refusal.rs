@@ -197,6 +197,18 @@ impl Refusal {
         .detailed(detail)
     }
 
+    /// An answer that may hold what is another agent's, and cannot be looked through.
+    pub(super) fn unfilterable(why: &str) -> Self {
+        Self::api(
+            StatusCode::FORBIDDEN,
+            Reason::AgentNotAllowed,
+            "forbidden",
+            "This answer cannot be shown to a key that is bound to agents.",
+        )
+        .ruled("security.auth")
+        .detailed(format!("cannot be filtered: {why}"))
+    }
+
     pub(super) fn not_found() -> Self {
         Self::api(
             StatusCode::NOT_FOUND,

@@ -11,7 +11,8 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use hyper::client::conn::http1;
 use hyper::header::{
-    AUTHORIZATION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName,
+    HeaderValue,
 };
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
@@ -85,6 +86,10 @@ pub(super) async fn forward(
         &exchange.snapshot,
         credential,
     );
+    if permit.isolation().is_some() {
+        // What comes back has to be read.
+        request.headers_mut().remove(ACCEPT_ENCODING);
+    }
     // A webhook's sender is nobody that clawsec knows.
     if credential == Credential::Ours {
         vouch(

@@ -1,6 +1,7 @@
 //! The gateway whole, in process: real sockets on loopback, a fake upstream that speaks the
 //! gateway's protocol, and a fake supervisor at the other end of the socketpair.
 
+mod answers;
 mod canvas;
 mod client;
 mod drain;
