@@ -4,3 +4,4 @@
 mod config;
 mod fuzz;
 mod metrics;
+mod methods;

@@ -1,7 +1,7 @@
 //! A stand-in for the gateway behind: it tells what it was sent.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
@@ -19,6 +19,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+/// One for everybody who asks.
+static LARGE: LazyLock<Bytes> = LazyLock::new(|| vec![b'x'; 16 * 1024 * 1024].into());
 const NONCE: &str = "upstream-nonce";
 
 pub(in crate::gateway) struct FakeUpstream {
@@ -129,9 +131,7 @@ async fn answer(
         tokio::time::sleep(Duration::from_mins(1)).await;
     }
     if request.uri().path() == "/large" {
-        return Ok(Response::new(Full::new(
-            vec![b'x'; 16 * 1024 * 1024].into(),
-        )));
+        return Ok(Response::new(Full::new(LARGE.clone())));
     }
     if request.uri().path().ends_with("/x.html") {
         let page = r#"<script>new WebSocket("wss://" + location.host + "/__clawdbot/ws")</script>"#;

@@ -2,6 +2,7 @@
 //! gateway's protocol, and a fake supervisor at the other end of the socketpair.
 
 mod answers;
+mod bad_input;
 mod canvas;
 mod client;
 mod drain;

@@ -20,6 +20,8 @@ const ROWS: &[Row] = &[
     ("GET /__clawdbot__/canvas/", "", [200, 200, 403]),
     ("GET /__clawdbot__/a2ui", "", [200, 200, 403]),
     ("GET /__moltbot__/canvas/", "", [200, 200, 403]),
+    ("GET /__moltbot__/a2ui", "", [200, 200, 403]),
+    ("GET /__openclaw__/a2ui", "", [200, 200, 403]),
     ("GET /__openclaw__/canvas/", "", [200, 200, 403]),
     ("GET /__openclaw__/board/x", "", [200, 200, 403]),
     ("GET /__openclaw__/cap/x", "", [200, 200, 403]),
@@ -145,6 +147,13 @@ const ROWS: &[Row] = &[
     ("GET /api/artifacts/download/x", "", [200, 403, 403]),
     ("POST /plugins/x", "{}", [200, 403, 403]),
     ("POST /slack/events", "{}", [200, 403, 403]),
+    ("POST /googlechat", "{}", [200, 403, 403]),
+    ("POST /line/webhook", "{}", [200, 403, 403]),
+    ("POST /webhooks/sms", "{}", [200, 403, 403]),
+    ("POST /zalo-webhook", "{}", [200, 403, 403]),
+    ("POST /bluebubbles-webhook", "{}", [200, 403, 403]),
+    ("POST /webhook/synology", "{}", [200, 403, 403]),
+    ("POST /voice/webhook", "{}", [200, 403, 403]),
     ("POST /brand/new", "{}", [200, 403, 403]),
     ("DELETE /brand/new", "", [200, 403, 403]),
 ];
@@ -168,6 +177,34 @@ async fn every_route_is_for_whom_it_is() {
             let reached = rig.upstream.requests() > before;
             assert_eq!(reached, *status == 200, "{line} {body} {key}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_channels_webhook_can_be_let_by_without_a_key() {
+    let webhooks = [
+        "/slack/events",
+        "/googlechat",
+        "/line/webhook",
+        "/webhooks/sms",
+        "/zalo-webhook",
+        "/bluebubbles-webhook",
+        "/webhook/synology",
+        "/voice/webhook",
+    ];
+    let rig = Rig::start(Rules {
+        listen: serde_json::json!({ "bypass": webhooks }),
+        ..Rules::default()
+    })
+    .await;
+    for path in webhooks {
+        let rows = [("POST", 200), ("GET", 401), ("PUT", 401)];
+        for (method, status) in rows {
+            let answer = ask(&rig, &format!("{method} {path}"), &[], "{}").await;
+            assert_eq!(answer.status, status, "{method} {path}: {}", answer.body);
+        }
+        let below = ask(&rig, &format!("POST {path}/x"), &[], "{}").await;
+        assert_eq!(below.status, 401, "{path}/x");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Slow clients of every kind: each ends by a deadline, and a normal one works beside them.
+//! Slow clients of every kind, a thousand of each: each ends by a deadline, and a normal one works beside them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ async fn a_silent_client_is_ended() {
 }
 
 /// What a slow client says before it says nothing more.
-const SLOW: [(&str, &str); 5] = [
+const SLOW: [(&str, &str); 6] = [
     ("no hello", ""),
     ("half a hello", "\x16\x03\x01\x02"),
     ("half a head", "GET / HTTP/1.1\r\nHost: a\r\n"),
@@ -40,49 +40,70 @@ const SLOW: [(&str, &str); 5] = [
         "POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nX-API-Key: admin-key-0123456789\r\n\
          Content-Length: 99\r\n\r\n{",
     ),
+    (
+        "no connect",
+        "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+    ),
 ];
+
+/// Of each kind, one kind after the other: both ends of each are descriptors of this process.
+const CLIENTS: u16 = 1000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_slow_clients_do_not_keep_a_normal_one_waiting() {
-    // 127.0.0.0/8 is many sources: one alone has 256 places.
-    let rig = Rig::start(Rules {
+    // None is ended while the others come, however slow this machine is.
+    let long = Duration::from_mins(5);
+    let deadlines = Deadlines {
+        tls: long,
+        head: long,
+        body: long,
+        body_idle: long,
+        stall: long,
+        handshake: long,
+        ..Deadlines::default()
+    };
+    let plain = Rules {
         requests: 100_000,
         ..Rules::default()
-    })
-    .await;
+    };
     let tls = material();
-    let secure = Rig::start(Rules {
+    let with_tls = Rules {
         tls: Some(tls.clone()),
-        ..Rules::default()
-    })
-    .await;
-    let mut slow = Vec::new();
-    for (kind, said) in SLOW {
+        ..plain.clone()
+    };
+    let rig = Rig::start_with(plain, deadlines).await;
+    let secure = Rig::start_with(with_tls, deadlines).await;
+    let config = Arc::new(client(&tls, None));
+    let reader = format!("GET /large HTTP/1.1\r\nHost: a\r\nX-API-Key: {ADMIN_KEY}\r\n\r\n");
+    let kinds = SLOW.into_iter().chain([("slow reader", reader.as_str())]);
+    for (number, (kind, said)) in (0..).zip(kinds) {
         let target = if kind.ends_with("hello") {
             &secure
         } else {
             &rig
         };
-        for client in 0..200u16 {
-            let mut stream = from(target, 10 + u8::try_from(client / 50).unwrap()).await;
+        let mut slow = Vec::new();
+        for client in 0..CLIENTS {
+            // Five sources for each kind; one has 256 places.
+            let source = 10 * (number + 1) + u8::try_from(client / 200).unwrap();
+            let mut stream = from(target, source).await;
             stream.write_all(said.as_bytes()).await.unwrap();
             slow.push(stream);
         }
-    }
-    // The slow reader: asks for much, takes nothing.
-    for client in 0..200u16 {
-        let stream = from(&rig, 20 + u8::try_from(client / 50).unwrap()).await;
-        let request = format!("GET /large HTTP/1.1\r\nHost: a\r\nX-API-Key: {ADMIN_KEY}\r\n\r\n");
-        let mut stream = stream;
-        stream.write_all(request.as_bytes()).await.unwrap();
-        slow.push(stream);
-    }
-    assert_eq!(slow.len(), 1200);
-    let config = Arc::new(client(&tls, None));
-    for _ in 0..20 {
-        let answer = ask(&rig, "GET /v1/models", &[&bearer(ADMIN_KEY)], "").await;
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        assert!(connect(&secure, &config).await.is_ok());
+        for _ in 0..20 {
+            let answer = ask(&rig, "GET /v1/models", &[&bearer(ADMIN_KEY)], "").await;
+            assert_eq!(answer.status, 200, "{kind}: {}", answer.body);
+            assert!(connect(&secure, &config).await.is_ok(), "{kind}");
+        }
+        // None was turned away: they were all there meanwhile.
+        assert!(target.seen("accept", "rate_limited").is_empty(), "{kind}");
+        let mut byte = [0; 1];
+        let gone = slow
+            .iter_mut()
+            .filter(|stream| matches!(stream.try_read(&mut byte), Ok(0)))
+            .count();
+        assert_eq!(gone, 0, "{kind}: ended");
     }
 }
 
@@ -95,6 +116,7 @@ async fn every_slow_client_is_ended_by_a_deadline() {
         body: soon,
         body_idle: soon,
         stall: soon,
+        handshake: soon,
         ..Deadlines::default()
     };
     let tls = material();
