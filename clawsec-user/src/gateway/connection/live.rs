@@ -41,6 +41,7 @@ impl Connection {
             speaker: Speaker::Client,
             certificate: None,
             principals: Arc::default(),
+            stays: Arc::default(),
             slots: Arc::default(),
         })
     }
