@@ -3,5 +3,5 @@
 #[cfg(test)]
 mod config;
 mod fuzz;
-mod metrics;
 mod methods;
+mod metrics;
