@@ -101,8 +101,7 @@ const MAX_LINES: usize = 400;
 
 /// Files that were longer when the limit was set, or are tables of rows. Only ever lowered.
 const LONGER: &[(&str, usize)] = &[
-    ("clawsec-user/src/audit/sink.rs", 428),
-    ("clawsec-user/src/audit/writer/tests.rs", 535),
+    ("clawsec-user/src/audit/writer/tests.rs", 482),
     ("clawsec-user/src/enforcer/bans.rs", 442),
     ("clawsec-user/src/gateway/tests/http.rs", 520),
     ("clawsec-user/src/gateway/tests/websocket.rs", 483),

@@ -80,3 +80,7 @@ pub(super) const LOST: &str = "lost";
 pub(super) const REPAIR: &str = "repair";
 /// Writing works again.
 pub(super) const RECOVERED: &str = "recovered";
+/// The disk has little room, or has room again.
+pub(super) const SPACE: &str = "space";
+/// A rotated part could not be compressed.
+pub(super) const PACK: &str = "pack";

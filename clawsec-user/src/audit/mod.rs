@@ -1,7 +1,7 @@
 //! Records: what happened, as lines that cannot be changed without a trace.
 //!
 //! Events come in through `AuditHandle`, repeats are summed (`aggregate`), the kernel's drops are
-//! made exact (`ledger`), and one task writes chained lines (`writer`, `sink`). The readers
+//! made exact (`ledger`), and one task writes chained lines (`writer`, `log_file`). The readers
 //! (`read`, `verify`, `stats`, `tail`) need only the files. Nothing here decides anything, and
 //! nothing here knows about BPF, sockets or policy.
 
@@ -9,10 +9,13 @@ mod aggregate;
 mod blocks;
 mod chain;
 mod entry;
+mod files;
 mod filter;
 mod glance;
 mod head;
 mod ledger;
+mod log_file;
+mod packer;
 mod parts;
 mod query;
 mod queue;
@@ -20,8 +23,9 @@ mod ranking;
 mod read;
 mod record;
 mod recover;
+mod rotation;
 mod scan;
-mod sink;
+mod space;
 mod span;
 mod stamp;
 mod stats;

@@ -12,6 +12,7 @@ use super::head::Head;
 use super::parts::{Packing, Part, ReadError, rotated};
 use super::read::LogReader;
 use super::record::{Record, split_hash};
+use super::stamp::Stamp;
 use super::sums::{Recovered, Sums};
 use crate::event::Outcome;
 
@@ -23,6 +24,8 @@ pub(super) struct Recovery {
     /// Length of the whole lines of the current file; what is beyond is torn.
     pub(super) whole_bytes: u64,
     pub(super) records_in_file: u64,
+    /// When the current file's first record happened.
+    pub(super) begun: Option<Stamp>,
     pub(super) sums: Sums,
     /// To be written first.
     pub(super) notices: Vec<Entry>,
@@ -39,6 +42,7 @@ struct Scan {
     whole_bytes: u64,
     torn_bytes: u64,
     records: u64,
+    begun: Option<Stamp>,
     sums: Sums,
 }
 
@@ -132,6 +136,7 @@ pub(super) fn recover(log: &Path, chain: &Chain) -> Result<Recovery, ReadError> 
         hash,
         whole_bytes: current.whole_bytes,
         records_in_file: current.records,
+        begun: current.begun,
         sums,
         notices,
     })
@@ -166,6 +171,7 @@ fn scan(part: &Part, head_seq: Option<u64>, chain: &Chain) -> Result<Scan, ReadE
         whole_bytes: 0,
         torn_bytes: 0,
         records: 0,
+        begun: None,
         sums: Sums::unanchored(),
     };
     let Some(open) = part.open()? else {
@@ -186,6 +192,7 @@ fn scan(part: &Part, head_seq: Option<u64>, chain: &Chain) -> Result<Scan, ReadE
         };
         scan.sound = split_hash(line.text, &mut canonical)
             .is_some_and(|claimed| chain.link(&record.prev, &canonical) == claimed);
+        scan.begun.get_or_insert(record.ts);
         if record.seq == 1 {
             scan.sums = Sums::empty();
         }

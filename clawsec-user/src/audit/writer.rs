@@ -21,9 +21,9 @@ use tokio::time::{Instant, timeout};
 
 use super::aggregate::Aggregator;
 use super::entry::Entry;
+use super::log_file::LogFile;
 use super::parts::ReadError;
 use super::queue::{Full, Queue};
-use super::sink::Sink;
 use super::sums::Recovered;
 use crate::config::{AuditConfig, AuditOnFailure, Fsync};
 use crate::event::EventKind;
@@ -66,13 +66,16 @@ pub enum Recorded {
 pub struct AuditHealth {
     /// The last attempt to write succeeded, and none hangs.
     pub writable: bool,
-    /// `onFailure: deny` and not writable: refuse tool runs and configuration changes.
+    /// Refuse tool runs and configuration changes: `onFailure: deny` and not writable, or
+    /// anything but `continue` and short of space.
     pub must_refuse: bool,
     /// Events lost since the start.
     pub lost: u64,
     pub queued: usize,
     /// Number of the last record written.
     pub seq: u64,
+    /// The disk has less room than `audit.space.refuse`.
+    pub short_of_space: bool,
 }
 
 #[derive(Debug, Error)]
@@ -114,6 +117,7 @@ struct Shared {
     kinds: AtomicU8,
     recovered: Recovered,
     writable: AtomicBool,
+    short_of_space: AtomicBool,
     seq: AtomicU64,
     flush_wanted: AtomicU64,
     reopen_wanted: AtomicBool,
@@ -123,8 +127,9 @@ struct Shared {
 struct Work {
     shared: Arc<Shared>,
     /// `None` only while a job has it, or after a job panicked.
-    sink: Option<Sink>,
+    file: Option<LogFile>,
     fsync: Fsync,
+    sync_interval: Duration,
     aggregator: Aggregator,
     outbox: VecDeque<Entry>,
     started: Instant,
@@ -152,8 +157,8 @@ fn open_with_capacity(
     config: &AuditConfig,
     capacity: usize,
 ) -> Result<(AuditHandle, AuditTask), AuditError> {
-    let sink = if config.enabled {
-        Some(Sink::open(config)?)
+    let file = if config.enabled {
+        Some(LogFile::open(config)?)
     } else {
         None
     };
@@ -162,17 +167,19 @@ fn open_with_capacity(
         enabled: config.enabled,
         on_failure: config.on_failure,
         kinds: AtomicU8::new(kind_bits(&config.events)),
-        recovered: sink.as_ref().map(Sink::recovered).unwrap_or_default(),
+        recovered: file.as_ref().map(LogFile::recovered).unwrap_or_default(),
         writable: AtomicBool::new(true),
-        seq: AtomicU64::new(sink.as_ref().map_or(0, Sink::seq)),
+        short_of_space: AtomicBool::new(false),
+        seq: AtomicU64::new(file.as_ref().map_or(0, LogFile::seq)),
         flush_wanted: AtomicU64::new(0),
         reopen_wanted: AtomicBool::new(false),
     });
     let (sender, flushed) = watch::channel(0);
-    let work = sink.map(|sink| Work {
+    let work = file.map(|file| Work {
         shared: Arc::clone(&shared),
-        sink: Some(sink),
+        file: Some(file),
         fsync: config.fsync,
+        sync_interval: config.sync_interval,
         aggregator: Aggregator::new(config.interval),
         outbox: VecDeque::new(),
         started: Instant::now(),
@@ -258,9 +265,16 @@ impl AuditHandle {
 
     pub fn health(&self) -> AuditHealth {
         let writable = self.shared.writable.load(Ordering::Acquire);
+        let short_of_space = self.shared.short_of_space.load(Ordering::Acquire);
+        let must_refuse = match self.shared.on_failure {
+            AuditOnFailure::Deny => !writable || short_of_space,
+            AuditOnFailure::Block => short_of_space,
+            AuditOnFailure::Continue => false,
+        };
         AuditHealth {
             writable,
-            must_refuse: !writable && self.shared.on_failure == AuditOnFailure::Deny,
+            must_refuse,
+            short_of_space,
             lost: self.shared.queue.lost(),
             queued: self.shared.queue.len(),
             seq: self.shared.seq.load(Ordering::Acquire),

@@ -27,7 +27,7 @@ pub use load::{find, load};
 pub use locate::line_of;
 pub use model::{
     AuditConfig, AuditOnFailure, BanConfig, Config, Fsync, GatewayConfig, KernelConfig, Listen,
-    MetricsConfig, OnExit, SandboxConfig, SandboxNetwork, SandboxProvider, Secret, TlsConfig,
+    MetricsConfig, OnExit, SandboxConfig, SandboxNetwork, SandboxProvider, Secret, SpaceLimits, TlsConfig,
     TlsVersion, UiAccess, Upstream, UpstreamAuth, Warning, WorkspaceAccess, XdpMode, holds,
 };
 pub use problem::{ConfigError, Problem};

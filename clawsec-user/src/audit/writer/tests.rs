@@ -1,25 +1,26 @@
 //! The writer against real files: rotation, torn tails, full disks, kills.
 
+mod outages;
+mod rotation;
+
 use std::fs;
 use std::path::Path;
 
 use super::*;
 use crate::audit::{Chain, HeadCheck, LogReader, ProblemKind, Record, head_path, verify};
-use crate::config::Secret;
+use crate::config::{Secret, SpaceLimits};
 use crate::event::{Event, Outcome};
 use tokio::time::sleep;
 
 fn config(path: &Path) -> AuditConfig {
     AuditConfig {
-        enabled: true,
-        path: path.to_owned(),
-        events: EventKind::ALL.to_vec(),
-        on_failure: AuditOnFailure::Deny,
-        fsync: Fsync::Interval,
-        rotate_bytes: 64 << 20,
         rotate_keep: 3,
-        interval: Duration::from_secs(10),
-        chain_key: None,
+        rotate_compress: false,
+        space: SpaceLimits {
+            warn_bytes: 0,
+            refuse_bytes: 0,
+        },
+        ..AuditConfig::at(path.to_owned())
     }
 }
 
@@ -455,60 +456,6 @@ async fn stopping_while_nothing_can_be_written_ends_and_counts() {
     let watcher = handle.clone();
     handle.stop().await;
     assert_eq!(watcher.health().lost, 7);
-}
-
-/// A real full disk, where the test may mount one.
-#[tokio::test]
-async fn a_full_disk_is_survived_without_a_torn_record() {
-    use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
-    struct Mounted(PathBuf);
-    impl Drop for Mounted {
-        fn drop(&mut self) {
-            let _gone = unmount(&self.0, UnmountFlags::DETACH);
-        }
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let size = c"size=128k,mode=0700";
-    if mount("tmpfs", dir.path(), "tmpfs", MountFlags::empty(), size).is_err() {
-        eprintln!("not run: mounting a tmpfs needs root");
-        return;
-    }
-    let _mounted = Mounted(dir.path().to_owned());
-    let path = dir.path().join("audit.log");
-    let handle = start(&config(&path), 200);
-    let filler = dir.path().join("filler");
-    fs::write(&filler, vec![0; 64 << 10]).unwrap();
-    let (mut lost, mut reported) = (0, 0);
-    while lost < 500 {
-        reported += 1;
-        lost += u64::from(handle.record(allowed(reported)) == Recorded::Lost);
-        if reported % 50 == 0 {
-            sleep(Duration::from_millis(1)).await;
-        }
-    }
-    assert!(!handle.health().writable);
-    let full = records(&path);
-    assert!(
-        full.iter().all(|record| record.action == "send"),
-        "whole records only"
-    );
-    fs::remove_file(&filler).unwrap();
-    // 64 KiB of room are too few for a thousand waiting records.
-    mount_remount(dir.path(), MountFlags::empty(), "size=8m").unwrap();
-    until("health turns back", || handle.health().writable).await;
-    handle.stop().await;
-    let all = records(&path);
-    let count = |action: &str| -> u64 {
-        all.iter()
-            .filter(|record| record.action == action)
-            .map(|record| record.count)
-            .sum()
-    };
-    assert_eq!(
-        (count("lost"), count("send") + count("lost")),
-        (lost, reported)
-    );
-    assert_eq!(problem(&path), None);
 }
 
 /// A ratio, so that it holds on any machine: 20 times the records must not take 60 times as

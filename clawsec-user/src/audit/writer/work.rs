@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{AuditError, Failure, POLL, Work};
 use crate::audit::entry::{Entry, LOST, RECOVERED};
+use crate::audit::log_file::LogFile;
 use crate::audit::queue::{Item, lost_events};
-use crate::audit::sink::Sink;
 use crate::causes::chain;
 use crate::config::Fsync;
 use crate::event::Outcome;
@@ -50,9 +50,9 @@ impl Work {
     pub(super) async fn commit(&mut self) {
         let now = Instant::now();
         let reopen = self.shared.reopen_wanted.swap(false, Ordering::AcqRel);
-        let due = |since: Instant| now >= since + SYNC_INTERVAL;
+        let due = |since: Instant| now >= since + self.sync_interval;
         let sync = self.flush_is_next() || self.closing || self.unsynced_since.is_some_and(due);
-        let notices = self.sink.as_ref().is_some_and(Sink::has_notices);
+        let notices = self.file.as_ref().is_some_and(LogFile::has_notices);
         if self.outbox.is_empty() && !sync && !notices && !reopen {
             return;
         }
@@ -63,24 +63,26 @@ impl Work {
         {
             return;
         }
-        let Some(mut sink) = self.sink.take() else {
+        let Some(mut file) = self.file.take() else {
             return self.give_up();
         };
         let mut outbox = std::mem::take(&mut self.outbox);
         let (count, always) = (outbox.len(), self.fsync == Fsync::Always);
         let job = spawn_blocking(move || {
-            let mut result = sink.write(&mut outbox);
+            let mut result = file.write(&mut outbox);
             if result.is_ok() && (sync || always) {
-                result = sink.sync();
+                result = file.sync();
             }
-            (sink, outbox, result)
+            (file, outbox, result)
         });
-        let Some((sink, outbox, result)) = self.finish(job).await else {
+        let Some((file, outbox, result)) = self.finish(job).await else {
             self.shared.queue.add_lost(count as u64);
             return self.give_up();
         };
-        self.shared.seq.store(sink.seq(), Ordering::Release);
-        self.sink = Some(sink);
+        self.shared.seq.store(file.seq(), Ordering::Release);
+        let short = file.is_short_of_space();
+        self.shared.short_of_space.store(short, Ordering::Release);
+        self.file = Some(file);
         self.outbox = outbox;
         match result {
             Ok(()) => {
@@ -143,7 +145,7 @@ impl Work {
         failure.next_try = now + delay;
     }
 
-    /// The sink is gone with the thread that panicked: everything is lost from here, and counted.
+    /// The file is gone with the thread that panicked: everything is lost from here, and counted.
     pub(super) fn give_up(&mut self) {
         self.shared.writable.store(false, Ordering::Release);
         let lost: u64 = self.outbox.drain(..).map(|entry| lost_events(&entry)).sum();
@@ -174,7 +176,7 @@ impl Work {
         if self.outbox.is_empty() && self.failure.is_none() {
             return true;
         }
-        let hopeless = self.sink.is_none()
+        let hopeless = self.file.is_none()
             || self
                 .failure
                 .as_ref()
@@ -211,7 +213,7 @@ impl Work {
             wake = failure.next_try;
         } else {
             if let Some(since) = self.unsynced_since {
-                wake = wake.min(since + SYNC_INTERVAL);
+                wake = wake.min(since + self.sync_interval);
             }
             if let Some(due_ms) = self.aggregator.next_due_ms() {
                 wake = wake.min(self.started + Duration::from_millis(due_ms));
@@ -235,7 +237,6 @@ impl Work {
 
 /// Entries written as one batch; also what a write that fails holds in memory.
 const OUTBOX: usize = 1024;
-const SYNC_INTERVAL: Duration = Duration::from_millis(200);
 const RETRY: Duration = Duration::from_millis(100);
 /// A disk that takes longer for one batch counts as unwritable.
 const HANG: Duration = Duration::from_secs(5);

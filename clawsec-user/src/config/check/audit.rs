@@ -1,9 +1,8 @@
 //! `security.audit`: what is recorded, where, and what happens when it cannot be.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use super::super::model::{AuditConfig, AuditOnFailure, Fsync, Secret};
+use super::super::model::{AuditConfig, AuditOnFailure, Fsync, Secret, SpaceLimits};
 use super::super::reader::Section;
 use super::super::redact::Change;
 use crate::event::EventKind;
@@ -32,31 +31,68 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> AuditConfig {
     // Loss, rotation, start and stop: without them a log could not be trusted.
     events.push(EventKind::System);
     section.at("alerts").unavailable();
-    let rotate = section.at("rotate").section(|rotate| {
-        (
-            rotate
-                .at("size")
-                .size(64 << 10..=1 << 40)
-                .unwrap_or(64 << 20),
-            rotate.at("keep").small(0..=10_000).unwrap_or(8),
-        )
-    });
-    AuditConfig {
-        enabled,
-        path: path(section).unwrap_or_default(),
-        events,
-        on_failure: section
-            .at("onFailure")
-            .choice(ON_FAILURE)
-            .unwrap_or(AuditOnFailure::Deny),
-        fsync: section.at("fsync").choice(FSYNC).unwrap_or(Fsync::Interval),
-        rotate_bytes: rotate.0,
-        rotate_keep: rotate.1,
-        interval: section
-            .at("interval")
-            .millis(100..=3_600_000)
-            .unwrap_or(Duration::from_secs(10)),
-        chain_key: chain_key(section),
+    let mut audit = AuditConfig::at(path(section).unwrap_or_default());
+    audit.enabled = enabled;
+    audit.events = events;
+    if let Some(on_failure) = section.at("onFailure").choice(ON_FAILURE) {
+        audit.on_failure = on_failure;
+    }
+    if let Some(fsync) = section.at("fsync").choice(FSYNC) {
+        audit.fsync = fsync;
+    }
+    if let Some(interval) = section.at("syncInterval").millis(10..=60_000) {
+        audit.sync_interval = interval;
+    }
+    if let Some(interval) = section.at("interval").millis(100..=3_600_000) {
+        audit.interval = interval;
+    }
+    section
+        .at("rotate")
+        .section(|rotate| rotation(rotate, &mut audit));
+    section
+        .at("space")
+        .section(|space| watermarks(space, &mut audit.space));
+    audit.chain_key = chain_key(section);
+    audit
+}
+
+fn rotation(rotate: &mut Section<'_, '_>, audit: &mut AuditConfig) {
+    if let Some(bytes) = rotate.at("size").size(64 << 10..=1 << 40) {
+        audit.rotate_bytes = bytes;
+    }
+    audit.rotate_age = rotate.at("age").millis(60_000..=31_622_400_000);
+    if let Some(keep) = rotate.at("keep").small(0..=10_000) {
+        audit.rotate_keep = keep;
+    }
+    audit.rotate_total_bytes = rotate.at("total").size(64 << 10..=1 << 50);
+    if let Some(compress) = rotate.at("compress").boolean() {
+        audit.rotate_compress = compress;
+    }
+    if audit
+        .rotate_total_bytes
+        .is_some_and(|total| total < audit.rotate_bytes)
+    {
+        rotate
+            .at("total")
+            .problem("smaller than `size`, so that not even one rotated file could be kept");
+    }
+}
+
+fn watermarks(section: &mut Section<'_, '_>, space: &mut SpaceLimits) {
+    if let Some(bytes) = section.at("warn").size(0..=1 << 40) {
+        space.warn_bytes = bytes;
+    }
+    match section.at("refuse").size(0..=1 << 40) {
+        Some(bytes) => space.refuse_bytes = bytes,
+        None if space.warn_bytes > 0 => {
+            space.refuse_bytes = space.refuse_bytes.min(space.warn_bytes);
+        }
+        None => {}
+    }
+    if space.refuse_bytes > space.warn_bytes && space.warn_bytes > 0 {
+        section
+            .at("refuse")
+            .problem("more than `warn`: tool runs would be refused before anything warns");
     }
 }
 

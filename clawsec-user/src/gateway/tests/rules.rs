@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{ADMIN_KEY, READ_KEY, UPSTREAM_TOKEN, WORK_KEY, listeners};
 use crate::config::{
-    AuditConfig, AuditOnFailure, BanConfig, Config, Fsync, GatewayConfig, KernelConfig, OnExit,
+    AuditConfig, BanConfig, Config, GatewayConfig, KernelConfig, OnExit,
     SandboxConfig, SandboxProvider, TlsConfig, TlsVersion, UiAccess, Upstream, UpstreamAuth,
     XdpMode, certificate_digest,
 };
@@ -218,14 +218,8 @@ pub(in crate::gateway) fn compile(update: &PolicyUpdate) -> Result<Config, Strin
         node_host: rules["node"].as_str().map(str::to_owned),
         audit: AuditConfig {
             enabled: rules["observe"] == true,
-            path: PathBuf::new(),
             events: vec![EventKind::Message, EventKind::Tool],
-            on_failure: AuditOnFailure::Continue,
-            fsync: Fsync::Never,
-            rotate_bytes: 0,
-            rotate_keep: 0,
-            interval: Duration::from_secs(1),
-            chain_key: None,
+            ..AuditConfig::at(PathBuf::new())
         },
         warnings: Vec::new(),
         redacted_document: String::new(),

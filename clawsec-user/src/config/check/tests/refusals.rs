@@ -92,6 +92,21 @@ fn what_one_section_gets_wrong_is_said_once() {
             "security.users.allowList[0]: found a number, expected a text that is not empty",
         ),
         (
+            r#"audit: { rotate: { size: "64m", total: "1m" } }"#,
+            "",
+            "security.audit.rotate.total: smaller than `size`, so that not even one rotated file could be kept",
+        ),
+        (
+            r#"audit: { space: { warn: "1m", refuse: "2m" } }"#,
+            "",
+            "security.audit.space.refuse: more than `warn`: tool runs would be refused before anything warns",
+        ),
+        (
+            "audit: { rotate: { age: 1 } }",
+            "",
+            "security.audit.rotate.age: found the number 1, expected milliseconds from 60000 to 31622400000",
+        ),
+        (
             r#"audit: { path: "audit.log" }"#,
             "",
             "security.audit.path: found \"audit.log\", expected an absolute path",

@@ -4,19 +4,20 @@
 //! fails half-way is cut back before the next, so the file holds whole records only.
 
 use std::collections::VecDeque;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-
-use rustix::fs::{FlockOperation, flock};
+use std::fs::{self, DirBuilder, File};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::PathBuf;
 
 use super::chain::{Chain, Digest};
 use super::entry::{CHAIN, Entry, REOPEN, ROTATE};
-use super::head::{Head, sync_folder, with_suffix};
-use super::parts::rotated;
+use super::files::{ends_in_newline, length_of, lock, open_log};
+use super::head::Head;
 use super::record::Record;
 use super::recover::recover;
+use super::rotation::Rotation;
+use super::space::Space;
+use super::stamp::Stamp;
 use super::sums::{Recovered, Sums};
 use super::writer::AuditError;
 use crate::config::{AuditConfig, Fsync};
@@ -24,7 +25,7 @@ use crate::event::{EventKind, Outcome};
 
 /// The one writer of a log.
 #[derive(Debug)]
-pub(super) struct Sink {
+pub(super) struct LogFile {
     path: PathBuf,
     file: File,
     /// Bytes of whole records in the file.
@@ -33,10 +34,12 @@ pub(super) struct Sink {
     state: State,
     chain: Chain,
     fsync: Fsync,
-    rotate_bytes: u64,
-    rotate_keep: u32,
+    rotation: Rotation,
+    /// When the file's first record happened; decides its age.
+    begun: Option<Stamp>,
     /// After a rotation that failed: no further attempt before the file is this long.
     rotate_after: u64,
+    space: Space,
     /// The log's own records, written before anything else.
     notices: VecDeque<Entry>,
     buffer: Vec<u8>,
@@ -55,7 +58,7 @@ struct State {
     sums: Sums,
 }
 
-impl Sink {
+impl LogFile {
     pub(super) fn open(config: &AuditConfig) -> Result<Self, AuditError> {
         let path = config.path.clone();
         if let Some(folder) = path
@@ -86,6 +89,8 @@ impl Sink {
                     source,
                 })?;
         }
+        let mut rotation = Rotation::new(config);
+        rotation.clean_up();
         Ok(Self {
             path,
             file,
@@ -98,9 +103,10 @@ impl Sink {
             },
             chain,
             fsync: config.fsync,
-            rotate_bytes: config.rotate_bytes,
-            rotate_keep: config.rotate_keep,
+            rotation,
+            begun: recovery.begun,
             rotate_after: 0,
+            space: Space::new(config.space),
             notices: recovery.notices.into(),
             buffer: Vec::new(),
             torn: false,
@@ -117,6 +123,11 @@ impl Sink {
         !self.notices.is_empty()
     }
 
+    /// The disk has less room than `audit.space.refuse`.
+    pub(super) fn is_short_of_space(&self) -> bool {
+        self.space.is_short()
+    }
+
     pub(super) fn recovered(&self) -> Recovered {
         self.state.sums.clone().into_recovered()
     }
@@ -128,11 +139,15 @@ impl Sink {
     pub(super) fn write(&mut self, entries: &mut VecDeque<Entry>) -> Result<(), AuditError> {
         loop {
             self.inspect()?;
+            if self.is_too_old() {
+                self.try_rotation("age");
+            }
             if self.notices.is_empty() && entries.is_empty() {
                 return Ok(());
             }
             let mut state = self.state.clone();
             let (mut noticed, mut taken, mut full) = (0, 0, false);
+            let mut first = self.begun;
             self.buffer.clear();
             if self.needs_newline {
                 self.buffer.push(b'\n');
@@ -153,11 +168,12 @@ impl Sink {
                 let in_file = self.records_in_file + (noticed + taken) as u64;
                 // A file holds at least its own first record and one more, however small the
                 // limit, or rotation would never end.
-                if end > self.rotate_bytes && in_file > 1 && end > self.rotate_after {
+                if end > self.rotation.bytes && in_file > 1 && end > self.rotate_after {
                     self.buffer.truncate(start);
                     full = true;
                     break;
                 }
+                first.get_or_insert(record.ts);
                 state.follow(&record);
                 if notice.is_some() {
                     noticed += 1;
@@ -167,13 +183,12 @@ impl Sink {
             }
             self.append()?;
             self.state = state;
+            self.begun = first;
             self.records_in_file += (noticed + taken) as u64;
             self.notices.drain(..noticed);
             entries.drain(..taken);
-            if full && let Err(error) = self.rotate() {
-                // Better a long file than none.
-                tracing::error!(error = &error as &dyn std::error::Error, "rotation failed");
-                self.rotate_after = self.offset + (self.rotate_bytes / 8).max(65_536);
+            if full {
+                self.try_rotation("size");
             }
         }
     }
@@ -213,10 +228,8 @@ impl Sink {
             path: self.path.clone(),
             source,
         };
-        if self.torn {
-            self.file.set_len(self.offset).map_err(fail)?;
-            self.torn = false;
-        }
+        self.notices.extend(self.rotation.advance());
+        self.notices.extend(self.space.look(&self.file));
         let ours = self.file.metadata().map_err(fail)?;
         let there = match fs::symlink_metadata(&self.path) {
             Ok(there) => Some((there.dev(), there.ino())),
@@ -226,6 +239,12 @@ impl Sink {
         if there != Some((ours.dev(), ours.ino())) {
             return self.reopen(there.is_some());
         }
+        // After the look at the path: a disk that stays read-only is left by moving the log.
+        if self.torn {
+            self.file.set_len(self.offset).map_err(fail)?;
+            self.torn = false;
+        }
+        let ours = self.file.metadata().map_err(fail)?;
         if ours.len() != self.offset {
             let (reason, what) = if ours.len() < self.offset {
                 ("file_cut", "shorter")
@@ -273,9 +292,14 @@ impl Sink {
                 path: self.path.clone(),
                 source,
             })?;
+        if self.torn {
+            let _best_effort = self.file.set_len(self.offset);
+            self.torn = false;
+        }
         self.file = file;
         self.offset = length;
         self.records_in_file = u64::from(length > 0);
+        self.begun = None;
         self.rotate_after = 0;
         let (reason, detail) = if replaced {
             ("file_replaced", "another file stands at the log's path")
@@ -287,41 +311,43 @@ impl Sink {
         Ok(())
     }
 
-    /// `path` becomes `path.1`, and so on; the new file is there before the old one moves.
-    fn rotate(&mut self) -> Result<(), AuditError> {
+    fn is_too_old(&self) -> bool {
+        self.records_in_file > 1
+            && self.offset > self.rotate_after
+            && self
+                .begun
+                .is_some_and(|begun| self.rotation.is_over(begun, Stamp::now()))
+    }
+
+    fn try_rotation(&mut self, reason: &'static str) {
+        if let Err(error) = self.rotate(reason) {
+            // Better a long file than none.
+            tracing::error!(error = &error as &dyn std::error::Error, "rotation failed");
+            self.rotate_after = self.offset + (self.rotation.bytes / 8).max(65_536);
+        }
+    }
+
+    fn rotate(&mut self, reason: &'static str) -> Result<(), AuditError> {
         let fail = |source| AuditError::Rotate {
             path: self.path.clone(),
             source,
         };
-        if self.fsync != Fsync::Never {
+        let durable = self.fsync != Fsync::Never;
+        if durable {
             self.file.sync_data().map_err(fail)?;
         }
-        let part = |number: u32| with_suffix(&self.path, &format!(".{number}"));
-        let fresh = with_suffix(&self.path, ".new");
-        ignore_missing(fs::remove_file(&fresh)).map_err(fail)?;
-        let file = options().create_new(true).open(&fresh).map_err(fail)?;
-        for old in rotated(&self.path).map_err(fail)? {
-            if old.number >= self.rotate_keep {
-                ignore_missing(fs::remove_file(old.path)).map_err(fail)?;
-            }
+        let (file, removed) = self.rotation.rotate(durable).map_err(fail)?;
+        let mut detail = format!("after {} bytes", self.offset);
+        if removed > 0 {
+            detail.push_str(&format!("; {removed} older parts removed"));
         }
-        for number in (1..self.rotate_keep).rev() {
-            ignore_missing(fs::rename(part(number), part(number + 1))).map_err(fail)?;
-        }
-        if self.rotate_keep > 0 {
-            fs::rename(&self.path, part(1)).map_err(fail)?;
-        }
-        fs::rename(&fresh, &self.path).map_err(fail)?;
-        if self.fsync != Fsync::Never {
-            sync_folder(&self.path).map_err(fail)?;
-        }
-        let detail = format!("after {} bytes", self.offset);
         self.file = file;
         self.offset = 0;
         self.records_in_file = 0;
+        self.begun = None;
         self.rotate_after = 0;
         self.notices
-            .push_front(Entry::system(ROTATE, Outcome::Allow, "size").detailed(detail));
+            .push_front(Entry::system(ROTATE, Outcome::Allow, reason).detailed(detail));
         Ok(())
     }
 }
@@ -347,80 +373,6 @@ impl State {
                 "audit totals are not the sums written"
             );
         }
-    }
-}
-
-fn options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .append(true)
-        .mode(0o600)
-        // O_NONBLOCK: a FIFO put there must not hang the daemon; regular files ignore it.
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK);
-    options
-}
-
-fn open_log(path: &Path) -> Result<File, AuditError> {
-    let fail = |source| AuditError::Open {
-        path: path.to_owned(),
-        source,
-    };
-    let file = options().create(true).open(path).map_err(fail)?;
-    let meta = file.metadata().map_err(fail)?;
-    if !meta.is_file() {
-        return Err(AuditError::NotAFile {
-            path: path.to_owned(),
-        });
-    }
-    if meta.permissions().mode() & 0o077 != 0 {
-        file.set_permissions(fs::Permissions::from_mode(0o600))
-            .map_err(fail)?;
-    }
-    Ok(file)
-}
-
-fn lock(log: &Path) -> Result<File, AuditError> {
-    let path = with_suffix(log, ".lock");
-    let file = match options().create(true).open(&path) {
-        Ok(file) => file,
-        Err(source) => return Err(AuditError::Lock { path, source }),
-    };
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(AuditError::Locked {
-            path: log.to_owned(),
-        }),
-        Err(errno) => Err(AuditError::Lock {
-            path,
-            source: errno.into(),
-        }),
-    }
-}
-
-fn length_of(file: &File, path: &Path) -> Result<u64, AuditError> {
-    match file.metadata() {
-        Ok(meta) => Ok(meta.len()),
-        Err(source) => Err(AuditError::Open {
-            path: path.to_owned(),
-            source,
-        }),
-    }
-}
-
-fn ends_in_newline(file: &File, length: u64) -> io::Result<bool> {
-    let Some(last) = length.checked_sub(1) else {
-        return Ok(true);
-    };
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, last)?;
-    Ok(byte[0] == b'\n')
-}
-
-fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        other => other,
     }
 }
 
