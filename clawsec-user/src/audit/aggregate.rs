@@ -5,13 +5,19 @@
 //! authentication, messages and tools, and every `network` event that is not the ledger's. Written
 //! one by one are whatever was allowed, configuration changes, executions in a sandbox, and
 //! `system` records: each of those is something an operator may be asked about singly.
+//!
+//! What a flood of sources can make written is bounded too: in each interval so many first
+//! occurrences, and so many sums, those that count most. What is beyond that keeps its count and
+//! its kind, and the number of its sources is estimated.
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::mem;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+use super::distinct::Distinct;
 use super::entry::{CHECKPOINT, DROP, Entry, Span};
 use super::stamp::Stamp;
 use crate::event::{Event, EventKind, Outcome};
@@ -26,8 +32,13 @@ pub struct Aggregator {
     /// Keys in the order in which their intervals end.
     ends: VecDeque<(u64, Key)>,
     /// Occurrences that found the table full, by what they were but not by whom.
-    other: BTreeMap<OtherKey, Sum>,
+    other: BTreeMap<OtherKey, Other>,
     other_ends_ms: u64,
+    /// Records that this interval may still have.
+    firsts_left: usize,
+    sums_left: usize,
+    budget: usize,
+    refilled_ms: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -43,8 +54,14 @@ struct Key {
 
 type OtherKey = (EventKind, Cow<'static, str>, Outcome, Cow<'static, str>);
 
-/// What has not been written yet.
 #[derive(Debug)]
+struct Other {
+    sum: Sum,
+    sources: Distinct,
+}
+
+/// What has not been written yet.
+#[derive(Debug, Default)]
 struct Sum {
     pending: Option<(Event, Span)>,
 }
@@ -56,10 +73,17 @@ impl Aggregator {
     }
 
     fn with_capacity(interval: Duration, capacity: usize) -> Self {
+        let interval_ms = u64::try_from(interval.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
+        let budget = interval_ms.saturating_mul(NAMED_PER_SECOND) / 1000;
+        let budget = usize::try_from(budget).unwrap_or(capacity).max(1);
         Self {
-            interval_ms: u64::try_from(interval.as_millis())
-                .unwrap_or(u64::MAX)
-                .max(1),
+            interval_ms,
+            firsts_left: budget,
+            sums_left: budget,
+            budget,
+            refilled_ms: 0,
             capacity,
             open: HashMap::new(),
             ends: VecDeque::new(),
@@ -73,42 +97,25 @@ impl Aggregator {
         if !is_summed(&entry) {
             return Some(entry);
         }
+        self.refill(now_ms);
         let key = Key::of(&entry.event);
         if let Some(sum) = self.open.get_mut(&key) {
             sum.add(entry.event, entry.at, entry.span);
             return None;
         }
+        if self.open.len() >= self.capacity {
+            self.add_other(entry.event, entry.at, entry.span, now_ms);
+            return None;
+        }
         let end = now_ms.saturating_add(self.interval_ms);
-        if self.open.len() < self.capacity {
-            self.ends.push_back((end, key.clone()));
-            self.open.insert(key, Sum { pending: None });
-            return Some(entry);
+        self.ends.push_back((end, key.clone()));
+        let sum = self.open.entry(key).or_default();
+        if self.firsts_left == 0 {
+            sum.add(entry.event, entry.at, entry.span);
+            return None;
         }
-        if self.other.is_empty() {
-            self.other_ends_ms = end;
-        }
-        let Key {
-            kind,
-            action,
-            outcome,
-            reason,
-            ..
-        } = key;
-        let mut key = (kind, action, outcome, reason);
-        if self.other.len() >= OTHER_CAPACITY && !self.other.contains_key(&key) {
-            key = (
-                kind,
-                Cow::Borrowed("other"),
-                outcome,
-                Cow::Borrowed("other"),
-            );
-        }
-        let mut event = entry.event;
-        event.action.clone_from(&key.1);
-        event.reason.clone_from(&key.3);
-        let sum = self.other.entry(key).or_insert(Sum { pending: None });
-        sum.add(anonymous(event), entry.at, entry.span);
-        None
+        self.firsts_left -= 1;
+        Some(entry)
     }
 
     /// When `due` has something to give or to forget.
@@ -120,37 +127,94 @@ impl Aggregator {
 
     /// Closes the intervals that have ended.
     pub fn due(&mut self, now_ms: u64) -> Vec<Entry> {
-        let mut entries = Vec::new();
+        self.refill(now_ms);
+        let mut sums = Vec::new();
         while self.ends.front().is_some_and(|(end, _)| *end <= now_ms) {
             let Some((_, key)) = self.ends.pop_front() else {
                 break;
             };
-            entries.extend(self.open.remove(&key).and_then(Sum::into_entry));
-        }
-        if !self.other.is_empty() && self.other_ends_ms <= now_ms {
-            entries.extend(
-                mem::take(&mut self.other)
-                    .into_values()
-                    .filter_map(Sum::into_entry),
+            sums.extend(
+                self.open
+                    .remove(&key)
+                    .and_then(|mut sum| sum.pending.take()),
             );
+        }
+        let others = !self.other.is_empty() && self.other_ends_ms <= now_ms;
+        let mut entries = self.named(sums, now_ms);
+        if others {
+            entries.extend(self.take_others());
         }
         entries
     }
 
     /// Gives every sum so far without ending any interval: at stop, and before a flush.
     pub fn drain(&mut self) -> Vec<Entry> {
-        let mut entries = Vec::new();
+        let mut sums = Vec::new();
         for (_, key) in &self.ends {
-            if let Some(sum) = self.open.get_mut(key) {
-                entries.extend(sum.take());
-            }
+            let open = self.open.get_mut(key);
+            sums.extend(open.and_then(|sum| sum.pending.take()));
         }
-        entries.extend(
-            mem::take(&mut self.other)
-                .into_values()
-                .filter_map(Sum::into_entry),
-        );
+        let mut entries = self.named(sums, 0);
+        entries.extend(self.take_others());
         entries
+    }
+
+    /// Those that count most, each as a record; the rest goes to the others.
+    fn named(&mut self, mut sums: Vec<(Event, Span)>, now_ms: u64) -> Vec<Entry> {
+        if sums.len() > self.sums_left {
+            sums.sort_by_key(|(event, _)| Reverse(event.count));
+        }
+        let rest = sums.split_off(sums.len().min(self.sums_left));
+        self.sums_left -= sums.len();
+        for (event, span) in rest {
+            self.add_other(event, span.last, Some(span), now_ms);
+        }
+        sums.into_iter().map(summed).collect()
+    }
+
+    fn add_other(&mut self, mut event: Event, at: Stamp, span: Option<Span>, now_ms: u64) {
+        if self.other.is_empty() {
+            self.other_ends_ms = now_ms.saturating_add(self.interval_ms);
+        }
+        let word = |word: &Cow<'static, str>| word.clone();
+        let mut key = (
+            event.kind,
+            word(&event.action),
+            event.outcome,
+            word(&event.reason),
+        );
+        if self.other.len() >= OTHER_CAPACITY && !self.other.contains_key(&key) {
+            key.1 = Cow::Borrowed("other");
+            key.3 = Cow::Borrowed("other");
+        }
+        event.action.clone_from(&key.1);
+        event.reason.clone_from(&key.3);
+        let other = self.other.entry(key).or_insert_with(|| Other {
+            sum: Sum::default(),
+            sources: Distinct::new(),
+        });
+        if let Some(source) = event.source {
+            other.sources.add(&network(source).0);
+        }
+        other.sum.add(anonymous(event), at, span);
+    }
+
+    fn take_others(&mut self) -> Vec<Entry> {
+        let others = mem::take(&mut self.other).into_values();
+        let entry = |mut other: Other| {
+            let entry = summed(other.sum.pending.take()?);
+            let sources = Some(other.sources.estimate()).filter(|number| *number > 0);
+            Some(Entry { sources, ..entry })
+        };
+        others.filter_map(entry).collect()
+    }
+
+    fn refill(&mut self, now_ms: u64) {
+        if now_ms.saturating_sub(self.refilled_ms) >= self.interval_ms {
+            self.refilled_ms = now_ms;
+            self.firsts_left = self.budget;
+            self.sums_left = self.budget;
+        }
     }
 }
 
@@ -183,17 +247,12 @@ impl Sum {
             }
         }
     }
+}
 
-    fn take(&mut self) -> Option<Entry> {
-        let (event, span) = self.pending.take()?;
-        Some(Entry {
-            span: Some(span),
-            ..Entry::new(event, span.last)
-        })
-    }
-
-    fn into_entry(mut self) -> Option<Entry> {
-        self.take()
+fn summed((event, span): (Event, Span)) -> Entry {
+    Entry {
+        span: Some(span),
+        ..Entry::new(event, span.last)
     }
 }
 
@@ -274,6 +333,9 @@ fn network(source: IpAddr) -> (IpAddr, u8) {
     }
 }
 
+/// First occurrences, and as many sums, that are written on average. Beside the ledger's records
+/// this keeps any flood below 200 a second.
+const NAMED_PER_SECOND: u64 = 40;
 /// Distinct (kind, action, outcome, reason) in the overflow: all are words of closed sets.
 const OTHER_CAPACITY: usize = 256;
 
@@ -423,6 +485,9 @@ mod tests {
             }
         }
         assert!(aggregator.open.len() <= 8 && aggregator.other.len() <= 1);
+        let others: Vec<_> = aggregator.other.values().collect();
+        let estimate = others[0].sources.estimate();
+        assert!((90..=94).contains(&estimate), "{estimate} for 92");
         let drained: u64 = aggregator
             .drain()
             .iter()
@@ -435,6 +500,54 @@ mod tests {
             .map(|entry| entry.event.count)
             .sum();
         assert_eq!(left, 0, "drained sums are not given twice");
+    }
+
+    #[test]
+    fn a_flood_of_sources_makes_few_records_and_the_heavy_ones_are_named() {
+        let mut aggregator = Aggregator::new(TEN_SECONDS);
+        let (mut records, mut count, mut named) = (0, 0, Vec::new());
+        let mut written = |entries: Vec<Entry>, named: &mut Vec<(IpAddr, u64)>| {
+            for entry in entries {
+                (records, count) = (records + 1, count + entry.event.count);
+                named.extend(entry.event.source.map(|source| (source, entry.event.count)));
+            }
+            (records, count)
+        };
+        // A minute: in each second 3000 sources, each once, and ten that never rest.
+        let mut offered = 0;
+        for second in 0..60_u32 {
+            let now_ms = u64::from(second) * 1000;
+            for number in 0..3000 + 500 {
+                let host = if number < 3000 {
+                    0x0a00_0000 + second * 3000 + number
+                } else {
+                    0xc000_0200 + number % 10
+                };
+                let entry = denied(&std::net::Ipv4Addr::from_bits(host).to_string());
+                offered += 1;
+                let at_once = aggregator.offer(entry, now_ms);
+                written(at_once.into_iter().collect(), &mut named);
+            }
+            let due = aggregator.due(now_ms);
+            let (records, _) = written(due, &mut named);
+            assert!(records <= 2 * 400 * (second as usize / 10 + 1) + 6);
+            assert!(aggregator.open.len() <= 4096 && aggregator.other.len() <= 1);
+        }
+        let rest = aggregator.drain();
+        assert!(
+            rest.last().unwrap().sources > Some(10_000),
+            "{:?}",
+            rest.last()
+        );
+        let (_, count) = written(rest, &mut named);
+        assert_eq!(count, offered);
+        for host in 0..10 {
+            let source = IpAddr::from([192, 0, 2, host]);
+            let named = named
+                .iter()
+                .filter(|(named, count)| *named == source && *count > 100);
+            assert!(named.count() >= 4, "{source}");
+        }
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub struct Entry {
     pub span: Option<Span>,
     /// The kernel's counters by reason (checkpoints), or lost events by kind (`system`/`lost`).
     pub totals: Option<BTreeMap<String, u64>>,
+    /// About how many different sources there were, where they are not named each.
+    pub sources: Option<u64>,
     /// Which life of the kernel's counters `totals` belongs to.
     pub epoch: Option<u64>,
 }
@@ -33,6 +35,7 @@ impl Entry {
             at,
             span: None,
             totals: None,
+            sources: None,
             epoch: None,
         }
     }

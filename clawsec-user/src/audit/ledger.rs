@@ -15,7 +15,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::time::Duration;
 
+use super::distinct::Distinct;
 use super::entry::{CHECKPOINT, DROP, EPOCH, Entry};
 use super::stamp::Stamp;
 use super::sums::Recovered;
@@ -99,6 +101,8 @@ struct Tally {
     recorded: u64,
     /// Part of it that was written without a source and has not been settled.
     debt: u64,
+    /// Sources that were told of since the last checkpoint and not named for lack of room.
+    unnamed: Option<Distinct>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -107,11 +111,14 @@ struct Baseline {
     seen: u64,
 }
 
-impl Default for LedgerLimits {
-    fn default() -> Self {
+impl LedgerLimits {
+    /// Between two checkpoints so many records that they are 80 a second on average: with what
+    /// repeated requests may have, any flood stays below 200 a second.
+    pub fn of(interval: Duration) -> Self {
+        let records = usize::try_from(interval.as_millis() * 80 / 1000).unwrap_or(usize::MAX);
         Self {
             baselines: 16_384,
-            records: 1024,
+            records: records.max(1),
         }
     }
 }
@@ -173,6 +180,10 @@ impl Ledger {
             let last_ns = self.paced.get(&(event.source, number));
             last_ns.is_some_and(|last_ns| at_ns.saturating_sub(*last_ns) < PACE_NS)
         });
+        if self.records_left == 0 {
+            let unnamed = &mut self.tallies[usize::from(number)].unnamed;
+            unnamed.get_or_insert_with(Distinct::new).add(&event.source);
+        }
         if early || self.records_left == 0 {
             // The baseline stays, so that a later event names these too.
             return None;
@@ -216,11 +227,13 @@ impl Ledger {
             let number = self.number(reason);
             let tally = &mut self.tallies[usize::from(number)];
             let remainder = counter.saturating_sub(tally.recorded);
+            let unnamed = tally.unnamed.take();
             if remainder > 0 {
                 tally.recorded = *counter;
                 tally.debt = tally.debt.saturating_add(remainder);
                 let mut entry = drop_entry(reason, remainder);
                 entry.event.detail = Some("not attributed".to_owned());
+                entry.sources = unnamed.map(|unnamed| unnamed.estimate());
                 entries.push(entry);
             }
         }
@@ -357,7 +370,7 @@ mod tests {
 
     #[test]
     fn counts_are_what_a_total_grew_by_and_repeats_count_nothing() {
-        let mut ledger = fresh(LedgerLimits::default());
+        let mut ledger = fresh(LedgerLimits::of(Duration::from_secs(10)));
         let count = |entry: Option<Entry>| entry.map(|entry| entry.event.count);
         assert_eq!(count(ledger.attribute(attribution(1, 10, 1))), Some(1));
         assert_eq!(count(ledger.attribute(attribution(1, 10, 500))), Some(499));
@@ -381,7 +394,7 @@ mod tests {
 
     #[test]
     fn the_remainder_becomes_a_debt_that_later_names_settle_first() {
-        let mut ledger = fresh(LedgerLimits::default());
+        let mut ledger = fresh(LedgerLimits::of(Duration::from_secs(10)));
         ledger.attribute(attribution(1, 10, 30));
         let entries = ledger.checkpoint(&counters(100), 50, CheckpointCause::Interval);
         assert_eq!(drops(&entries), [(None, 70, 0)]);
@@ -398,7 +411,7 @@ mod tests {
 
     #[test]
     fn an_idle_interval_writes_nothing_and_a_forced_one_does() {
-        let mut ledger = fresh(LedgerLimits::default());
+        let mut ledger = fresh(LedgerLimits::of(Duration::from_secs(10)));
         assert_eq!(
             ledger
                 .checkpoint(&counters(5), 1, CheckpointCause::Interval)
@@ -421,7 +434,7 @@ mod tests {
 
     #[test]
     fn counters_below_the_sums_begin_an_epoch() {
-        let mut ledger = fresh(LedgerLimits::default());
+        let mut ledger = fresh(LedgerLimits::of(Duration::from_secs(10)));
         ledger.checkpoint(&counters(100), 1, CheckpointCause::Interval);
         let entries = ledger.checkpoint(&counters(7), 2, CheckpointCause::Interval);
         assert_eq!(entries[0].event.action, EPOCH);
@@ -436,8 +449,12 @@ mod tests {
             epoch: 3,
             recorded: counters(40),
         };
-        let (mut ledger, entries) =
-            Ledger::resume(&recovered, Maps::Adopted, 1000, LedgerLimits::default());
+        let (mut ledger, entries) = Ledger::resume(
+            &recovered,
+            Maps::Adopted,
+            1000,
+            LedgerLimits::of(Duration::from_secs(10)),
+        );
         assert_eq!(entries, []);
         let entries = ledger.checkpoint(&counters(90), 1001, CheckpointCause::Forced);
         assert_eq!(drops(&entries), [(None, 50, 0)]);
@@ -466,7 +483,7 @@ mod tests {
 
     #[test]
     fn what_several_cpus_say_within_a_second_is_one_record() {
-        let mut ledger = fresh(LedgerLimits::default());
+        let mut ledger = fresh(LedgerLimits::of(Duration::from_secs(10)));
         let event = |cpu, at_ns, total| Attribution {
             cpu,
             event_ns: Some(at_ns),

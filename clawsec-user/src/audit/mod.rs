@@ -8,6 +8,7 @@
 mod aggregate;
 mod blocks;
 mod chain;
+mod distinct;
 mod entry;
 mod files;
 mod filter;
@@ -23,6 +24,7 @@ mod ranking;
 mod read;
 mod record;
 mod recover;
+mod redact;
 mod rotation;
 mod scan;
 mod space;

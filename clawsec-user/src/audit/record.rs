@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::chain::{Chain, Digest};
 use super::entry::{Entry, Span};
+use super::redact::redact;
 use super::stamp::Stamp;
 use super::sums::Fact;
 use super::text::fit;
@@ -62,6 +63,9 @@ pub struct Record {
     /// Occurrences named here that an earlier line counted as not attributed.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub settles: u64,
+    /// About how many different sources it tells of, where it names none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sources: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub epoch: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -93,6 +97,11 @@ impl Record {
     pub fn new(entry: &Entry, seq: u64, prev: Digest) -> Self {
         let event = &entry.event;
         let text = |field: &Option<String>, max| field.as_deref().map(|s| fit(s, max).into_owned());
+        // Texts that somebody else may have chosen whole.
+        let free = |field: &Option<String>, max| {
+            let safe = field.as_deref().map(redact);
+            safe.map(|safe| fit(&safe, max).into_owned())
+        };
         Self {
             v: 1,
             seq,
@@ -107,12 +116,12 @@ impl Record {
                 ip: ip.to_canonical(),
                 port: event.port,
             }),
-            request: text(&event.request, 128),
+            request: free(&event.request, 128),
             principal: text(&event.principal, 128),
             user: text(&event.user, 128),
             group: text(&event.group, 128),
             agent: text(&event.agent, 128),
-            session: text(&event.session, 256),
+            session: free(&event.session, 256),
             tool: event.tool.as_ref().map(|tool| ToolFact {
                 name: fit(&tool.name, 128).into_owned(),
                 args_bytes: tool.args_bytes,
@@ -124,6 +133,7 @@ impl Record {
             duration_ms: event.duration_ms,
             count: event.count,
             settles: event.settles,
+            sources: entry.sources,
             epoch: entry.epoch,
             totals: entry.totals.as_ref().map(|totals| {
                 let name =
@@ -132,7 +142,7 @@ impl Record {
             }),
             first: entry.span.map(|span| span.first),
             last: entry.span.map(|span| span.last),
-            detail: text(&event.detail, 1024),
+            detail: free(&event.detail, 1024),
             prev,
             hash: Digest::ZERO,
         }
@@ -229,6 +239,7 @@ impl From<Record> for Entry {
                 _ => None,
             },
             totals: record.totals,
+            sources: record.sources,
             epoch: record.epoch,
             event: Event {
                 kind: record.event,
@@ -408,6 +419,20 @@ mod tests {
         let mut canonical = Vec::new();
         let claimed = split_hash(&line[..line.len() - 1], &mut canonical).unwrap();
         assert_eq!(chain.link(&Digest::ZERO, &canonical), claimed);
+    }
+
+    #[test]
+    fn no_secret_that_others_put_into_a_text_is_written() {
+        let mut event = Event::new(EventKind::Message, "send", Outcome::Deny, "tool_denied");
+        let secret = "sk-0123456789abcdef";
+        event.detail = Some(format!("upstream said: token={secret}"));
+        event.session = Some(secret.to_owned());
+        event.request = Some(format!("--token {secret}"));
+        let mut line = Vec::new();
+        Record::new(&event.into(), 1, Digest::ZERO).encode(&Chain::new(None), &mut line);
+        let line = String::from_utf8(line).unwrap();
+        assert!(!line.contains("0123456789abcdef\""), "{line}");
+        assert!(!line.contains(secret), "{line}");
     }
 
     #[test]

@@ -400,3 +400,23 @@ impl Upstream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Compiles only as long as `Secret` is not `Serialize`: with it, `some` would have two
+    /// meanings.
+    #[test]
+    fn a_secret_can_neither_be_serialised_nor_printed() {
+        trait Ambiguous<A> {
+            fn some() {}
+        }
+        struct Serialisable;
+        impl<T> Ambiguous<()> for T {}
+        impl<T: serde::Serialize> Ambiguous<Serialisable> for T {}
+        <Secret as Ambiguous<_>>::some();
+        let secret = Secret::new("hunter2".to_owned());
+        assert_eq!(format!("{secret:?}"), "Secret(…)");
+    }
+}

@@ -21,6 +21,7 @@ pub(super) struct Records {
     writer: Mutex<Option<JoinHandle<()>>>,
     /// There while packets are filtered and their drops recorded.
     ledger: Mutex<Option<Ledger>>,
+    limits: LedgerLimits,
     /// `audit.network`.
     is_network_recorded: bool,
     /// What was recorded since the start, for whoever looks.
@@ -35,6 +36,7 @@ impl Records {
             handle,
             writer: Mutex::new(Some(tokio::spawn(writer.run()))),
             ledger: Mutex::new(None),
+            limits: LedgerLimits::of(config.interval),
             is_network_recorded: config.events.contains(&EventKind::Network),
             tally: Tally::default(),
         })
@@ -69,7 +71,7 @@ impl Records {
         }
         let recovered = self.handle.recovered();
         let mut guard = self.ledger();
-        let (ledger, entries) = Ledger::resume(&recovered, maps, now_ns, LedgerLimits::default());
+        let (ledger, entries) = Ledger::resume(&recovered, maps, now_ns, self.limits);
         *guard = Some(ledger);
         self.write(entries);
     }
