@@ -2,6 +2,8 @@
 
 #[cfg(test)]
 mod config;
+#[cfg(test)]
+mod flood;
 mod fuzz;
 mod methods;
 mod metrics;

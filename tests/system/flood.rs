@@ -234,5 +234,6 @@ fn lost_events_are_recorded_and_the_sums_stay_exact() {
     let sources = records
         .iter()
         .filter(|record| record["action"] == "drop" && record["src"]["ip"].is_string());
-    assert!(sources.count() > 500, "many are named all the same");
+    // Eighty a second may be.
+    assert!(sources.count() > 200, "many are named all the same");
 }

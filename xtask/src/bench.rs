@@ -3,6 +3,8 @@
 //! The kernel half is measured by `tests/bench/kernel.rs`, which may name the enforcer and aya, the
 //! gateway by `bench_gateway`.
 
+mod audit;
+
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
@@ -19,16 +21,19 @@ pub(crate) enum What {
     /// One execution beside docker exec, docker run and bwrap: root, dockerd, busybox-static,
     /// bubblewrap.
     Sandbox,
+    /// The audit log: records a second, and the cost of a record.
+    Audit,
 }
 
 pub(crate) fn run(what: What) -> anyhow::Result<()> {
-    if !tiers::is_root()? {
+    if what != What::Audit && !tiers::is_root()? {
         bail!("needs root");
     }
     match what {
         What::Kernel => kernel(),
         What::Gateway => bench_gateway::run(),
         What::Sandbox => sandbox(),
+        What::Audit => audit::run(),
     }
 }
 

@@ -57,6 +57,11 @@ impl Entry {
     pub(super) fn is_kernel_drop(&self) -> bool {
         self.event.kind == EventKind::Network && self.event.action == DROP
     }
+
+    /// States the kernel's counters.
+    pub(super) fn is_checkpoint(&self) -> bool {
+        self.event.kind == EventKind::Network && self.event.action == CHECKPOINT
+    }
 }
 
 impl From<Event> for Entry {

@@ -27,7 +27,7 @@ pub(super) struct Queue {
 struct Inner {
     items: VecDeque<Item>,
     closed: bool,
-    /// Entries taken in since the start.
+    /// Items taken in since the start; a flush waits for losses too.
     accepted: u64,
     lost: u64,
 }
@@ -54,6 +54,8 @@ pub(super) struct Loss {
     drops: BTreeMap<String, u64>,
     /// The beginning of new sums; never dropped.
     epoch: Option<Box<Entry>>,
+    /// What the sums were compared with after the last of `drops`.
+    checkpoint: Option<Box<Entry>>,
 }
 
 impl Queue {
@@ -99,6 +101,7 @@ impl Queue {
             let mut loss = Loss::default();
             loss.fold(entry);
             inner.items.push_back(Item::Loss(loss));
+            inner.accepted += 1;
         }
         drop(inner);
         self.work.notify_one();
@@ -162,6 +165,7 @@ impl Loss {
         span.first = span.first.min(first);
         span.last = span.last.max(last);
         if entry.is_kernel_drop() {
+            self.checkpoint = None;
             let sum = self
                 .drops
                 .entry(entry.event.reason.into_owned())
@@ -170,7 +174,10 @@ impl Loss {
         } else if entry.epoch.is_some() && entry.event.kind == EventKind::System {
             // The sums of the epoch before end here; nothing will be compared with them again.
             self.drops.clear();
+            self.checkpoint = None;
             self.epoch = Some(Box::new(entry));
+        } else if entry.is_checkpoint() {
+            self.checkpoint = Some(Box::new(entry));
         } else {
             let sum = self.by_kind.entry(entry.event.kind.as_str()).or_default();
             *sum = sum.saturating_add(lost_events(&entry));
@@ -204,6 +211,7 @@ impl Loss {
                 ..Entry::from(event)
             });
         }
+        entries.extend(self.checkpoint.map(|checkpoint| *checkpoint));
         entries
     }
 }
@@ -244,7 +252,7 @@ mod tests {
         for lost in [drop_of(10), auth(), auth(), drop_of(5)] {
             assert!(!queue.push_or_lose(lost));
         }
-        assert_eq!((queue.lost(), queue.len(), queue.accepted()), (2, 3, 2));
+        assert_eq!((queue.lost(), queue.len(), queue.accepted()), (2, 3, 3));
         assert_eq!(queue.take(2).len(), 2);
         assert!(queue.push_or_lose(drop_of(7)));
         let items = queue.take(10);
@@ -263,6 +271,28 @@ mod tests {
         );
         assert!(entries[1].is_kernel_drop());
         assert_eq!(entries[1].event.count, 15);
+    }
+
+    #[test]
+    fn a_checkpoint_is_kept_in_its_place_or_not_at_all() {
+        let checkpoint = || {
+            let action = super::super::entry::CHECKPOINT;
+            Entry::from(Event::new(EventKind::Network, action, Outcome::Allow, "ok"))
+        };
+        let actions = |entries: [Entry; 3]| {
+            let mut loss = Loss::default();
+            for entry in entries {
+                loss.fold(entry);
+            }
+            let left = loss.into_entries().into_iter();
+            left.map(|entry| entry.event.action.into_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            actions([drop_of(1), drop_of(2), checkpoint()]),
+            ["drop", "checkpoint"]
+        );
+        assert_eq!(actions([drop_of(1), checkpoint(), drop_of(2)]), ["drop"]);
     }
 
     #[test]

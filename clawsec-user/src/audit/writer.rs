@@ -133,7 +133,7 @@ struct Work {
     aggregator: Aggregator,
     outbox: VecDeque<Entry>,
     started: Instant,
-    /// Entries taken from the queue so far.
+    /// Items taken from the queue so far.
     taken: u64,
     unsynced_since: Option<Instant>,
     failure: Option<Failure>,

@@ -21,9 +21,9 @@ impl Work {
         self.closing = self.shared.queue.is_closed();
         let room = OUTBOX.saturating_sub(self.outbox.len());
         for item in self.shared.queue.take(room) {
+            self.taken += 1;
             match item {
                 Item::Entry(entry) => {
-                    self.taken += 1;
                     self.outbox.extend(self.aggregator.offer(*entry, now_ms));
                 }
                 Item::Loss(loss) => self.outbox.extend(loss.into_entries()),
