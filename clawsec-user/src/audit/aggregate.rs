@@ -323,7 +323,7 @@ fn anonymous(event: Event) -> Event {
 }
 
 /// The address that stands for a source: /32 for IPv4, /64 for IPv6.
-fn network(source: IpAddr) -> (IpAddr, u8) {
+pub(super) fn network(source: IpAddr) -> (IpAddr, u8) {
     match source.to_canonical() {
         IpAddr::V4(address) => (IpAddr::V4(address), 32),
         IpAddr::V6(address) => {

@@ -92,3 +92,7 @@ pub(super) const RECOVERED: &str = "recovered";
 pub(super) const SPACE: &str = "space";
 /// A rotated part could not be compressed.
 pub(super) const PACK: &str = "pack";
+/// A sink besides the file cannot be reached, lost records, or works again.
+pub(super) const SINK: &str = "sink";
+/// An alert was told, or could not be.
+pub(super) const ALERT: &str = "alert";

@@ -16,6 +16,7 @@ use super::head::Head;
 use super::record::Record;
 use super::recover::recover;
 use super::rotation::Rotation;
+use super::sinks::{Line, Tap};
 use super::space::Space;
 use super::stamp::Stamp;
 use super::sums::{Recovered, Sums};
@@ -40,6 +41,7 @@ pub(super) struct LogFile {
     /// After a rotation that failed: no further attempt before the file is this long.
     rotate_after: u64,
     space: Space,
+    taps: Vec<Tap>,
     /// The log's own records, written before anything else.
     notices: VecDeque<Entry>,
     buffer: Vec<u8>,
@@ -59,7 +61,7 @@ struct State {
 }
 
 impl LogFile {
-    pub(super) fn open(config: &AuditConfig) -> Result<Self, AuditError> {
+    pub(super) fn open(config: &AuditConfig, taps: Vec<Tap>) -> Result<Self, AuditError> {
         let path = config.path.clone();
         if let Some(folder) = path
             .parent()
@@ -107,6 +109,7 @@ impl LogFile {
             begun: recovery.begun,
             rotate_after: 0,
             space: Space::new(config.space),
+            taps,
             notices: recovery.notices.into(),
             buffer: Vec::new(),
             torn: false,
@@ -121,6 +124,25 @@ impl LogFile {
 
     pub(super) fn has_notices(&self) -> bool {
         !self.notices.is_empty()
+    }
+
+    /// No record goes anywhere else any more.
+    pub(super) fn close_taps(&mut self) {
+        self.taps.clear();
+    }
+
+    /// What is in the file goes to the sinks, too.
+    fn tell_taps(&self) {
+        if self.taps.is_empty() {
+            return;
+        }
+        let lines = self.buffer.split(|byte| *byte == b'\n');
+        for line in lines.filter(|line| !line.is_empty()) {
+            let line = Line::from(line);
+            for tap in &self.taps {
+                tap.offer(&line);
+            }
+        }
     }
 
     /// The disk has less room than `audit.space.refuse`.
@@ -182,6 +204,7 @@ impl LogFile {
                 }
             }
             self.append()?;
+            self.tell_taps();
             self.state = state;
             self.begun = first;
             self.records_in_file += (noticed + taken) as u64;

@@ -6,6 +6,7 @@
 //! nothing here knows about BPF, sockets or policy.
 
 mod aggregate;
+mod alerts;
 mod blocks;
 mod chain;
 mod distinct;
@@ -27,6 +28,7 @@ mod recover;
 mod redact;
 mod rotation;
 mod scan;
+mod sinks;
 mod space;
 mod span;
 mod stamp;
@@ -38,6 +40,7 @@ mod verify;
 mod writer;
 
 pub use aggregate::Aggregator;
+pub use alerts::{Alert, Watch, rehearse};
 pub use blocks::Progress;
 pub use chain::{Chain, Digest};
 pub use entry::{Entry, Span};
@@ -51,6 +54,7 @@ pub use ranking::{Ranked, Top};
 pub use read::{Line, LogReader};
 pub use record::{MAX_LINE_BYTES, Record, Source};
 pub use scan::OnProgress;
+pub use sinks::SinkHealth;
 pub use span::Stretch;
 pub use stamp::Stamp;
 pub use stats::{Bucket, Stats, Sum, Trend, summarise};

@@ -24,6 +24,7 @@ use super::entry::Entry;
 use super::log_file::LogFile;
 use super::parts::ReadError;
 use super::queue::{Full, Queue};
+use super::sinks::{SinkHealth, SinkState, Sinks};
 use super::sums::Recovered;
 use crate::config::{AuditConfig, AuditOnFailure, Fsync};
 use crate::event::EventKind;
@@ -121,6 +122,7 @@ struct Shared {
     seq: AtomicU64,
     flush_wanted: AtomicU64,
     reopen_wanted: AtomicBool,
+    sinks: Vec<Arc<SinkState>>,
 }
 
 #[derive(Debug)]
@@ -143,6 +145,7 @@ struct Work {
     /// (ticket, entries that must be written first).
     flush: Option<(u64, u64)>,
     flushed: watch::Sender<u64>,
+    sinks: Sinks,
 }
 
 #[derive(Debug)]
@@ -157,8 +160,9 @@ fn open_with_capacity(
     config: &AuditConfig,
     capacity: usize,
 ) -> Result<(AuditHandle, AuditTask), AuditError> {
+    let (sinks, taps) = Sinks::new(config);
     let file = if config.enabled {
-        Some(LogFile::open(config)?)
+        Some(LogFile::open(config, taps)?)
     } else {
         None
     };
@@ -173,6 +177,7 @@ fn open_with_capacity(
         seq: AtomicU64::new(file.as_ref().map_or(0, LogFile::seq)),
         flush_wanted: AtomicU64::new(0),
         reopen_wanted: AtomicBool::new(false),
+        sinks: sinks.states(),
     });
     let (sender, flushed) = watch::channel(0);
     let work = file.map(|file| Work {
@@ -189,6 +194,7 @@ fn open_with_capacity(
         closing: false,
         flush: None,
         flushed: sender,
+        sinks,
     });
     Ok((AuditHandle { shared, flushed }, AuditTask { work }))
 }
@@ -281,6 +287,11 @@ impl AuditHandle {
         }
     }
 
+    /// How each sink does.
+    pub fn sinks(&self) -> Vec<SinkHealth> {
+        self.shared.sinks.iter().map(|sink| sink.health()).collect()
+    }
+
     /// Looks at the path again, for whoever moved the file (SIGHUP).
     pub fn reopen(&self) {
         self.shared.reopen_wanted.store(true, Ordering::Release);
@@ -306,6 +317,8 @@ impl AuditTask {
     /// Writes until the log is stopped and everything in the queue is written or counted as lost.
     pub async fn run(self) {
         let Some(mut work) = self.work else { return };
+        let seq = work.shared.seq.load(Ordering::Acquire);
+        work.sinks.start(seq);
         loop {
             work.gather();
             work.commit().await;
@@ -314,6 +327,7 @@ impl AuditTask {
             }
             work.wait().await;
         }
+        work.close_sinks().await;
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: nothing here writes to the log. What a person sees is neutralised, so that a line
 //! which was tampered with cannot drive the terminal.
 
+mod alerts;
 mod arguments;
 mod meter;
 mod records;
@@ -36,6 +37,8 @@ pub(crate) enum AuditCommand {
     Show(records::ShowArguments),
     /// Check the hash chain and the sums; name the first bad record and what was done.
     Verify(VerifyArguments),
+    /// Try the configuration's alerts on the records that are there.
+    Alerts(alerts::AlertsArguments),
 }
 
 #[derive(Debug, Args)]
@@ -64,6 +67,7 @@ pub(crate) fn run(command: AuditCommand) -> CommandResult {
         AuditCommand::Who(arguments) => summary::who(&arguments),
         AuditCommand::Show(arguments) => records::show(&arguments),
         AuditCommand::Verify(arguments) => check(&arguments),
+        AuditCommand::Alerts(arguments) => alerts::run(&arguments),
     }
 }
 

@@ -10,6 +10,7 @@ mod auth;
 pub use auth::certificate_digest;
 mod gateway;
 mod network;
+mod outlet;
 mod sandbox;
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ mod load;
 mod locate;
 mod model;
 mod near;
+mod outlet;
 mod problem;
 mod reader;
 mod redact;
@@ -29,6 +30,9 @@ pub use model::{
     AuditConfig, AuditOnFailure, BanConfig, Config, Fsync, GatewayConfig, KernelConfig, Listen,
     MetricsConfig, OnExit, SandboxConfig, SandboxNetwork, SandboxProvider, Secret, SpaceLimits, TlsConfig,
     TlsVersion, UiAccess, Upstream, UpstreamAuth, Warning, WorkspaceAccess, XdpMode, holds,
+};
+pub use outlet::{
+    AlertConfig, AlertRule, AlertTarget, Endpoint, SinkConfig, SinkTarget, WebTarget,
 };
 pub use problem::{ConfigError, Problem};
 pub use sources::{NoSources, ProcessSources, Sources};

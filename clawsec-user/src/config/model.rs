@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
+use super::outlet::{AlertConfig, SinkConfig};
 use crate::event::EventKind;
 use crate::policy::{KeyDigest, PacketPolicy, Policy, UnknownMethods};
 
@@ -318,6 +319,8 @@ pub struct AuditConfig {
     /// Aggregation interval of repeated events and of kernel checkpoints.
     pub interval: Duration,
     pub chain_key: Option<Secret>,
+    pub sinks: Vec<SinkConfig>,
+    pub alerts: Vec<AlertConfig>,
 }
 
 impl AuditConfig {
@@ -341,6 +344,8 @@ impl AuditConfig {
             },
             interval: Duration::from_secs(10),
             chain_key: None,
+            sinks: Vec::new(),
+            alerts: Vec::new(),
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use super::tally::Tally;
 use crate::audit::{
     self, Attribution, AuditError, AuditHandle, AuditHealth, CheckpointCause, Entry, Ledger,
-    LedgerLimits, Maps,
+    LedgerLimits, Maps, SinkHealth,
 };
 use crate::causes;
 use crate::config::AuditConfig;
@@ -126,6 +126,10 @@ impl Records {
 
     pub(super) fn health(&self) -> AuditHealth {
         self.handle.health()
+    }
+
+    pub(super) fn sinks(&self) -> Vec<SinkHealth> {
+        self.handle.sinks()
     }
 
     /// `onFailure: deny` and the log cannot be written: tool runs must be refused.

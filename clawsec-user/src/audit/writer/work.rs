@@ -29,6 +29,7 @@ impl Work {
                 Item::Loss(loss) => self.outbox.extend(loss.into_entries()),
             }
         }
+        self.outbox.extend(self.sinks.notes.take());
         let wanted = self.shared.flush_wanted.load(Ordering::Acquire);
         let last = self
             .flush
@@ -221,12 +222,24 @@ impl Work {
         }
         tokio::select! {
             () = self.shared.queue.work.notified() => {}
+            () = self.sinks.notes.wake.notified() => {}
             // With nothing to write, whether the file is still there is looked at now and then.
             () = sleep_until(wake) => self.shared.reopen_wanted.store(true, Ordering::Release),
         }
         if self.failure.is_some() {
             // Each report wakes us; there is nothing to do for it before the next attempt.
             sleep(POLL).await;
+        }
+    }
+
+    /// After the last record: what is queued is sent in a moment or counted as lost, and said.
+    pub(super) async fn close_sinks(&mut self) {
+        let Some(file) = &mut self.file else { return };
+        file.close_taps();
+        let notes = self.sinks.stop().await;
+        if self.failure.is_none() && !notes.is_empty() {
+            self.outbox.extend(notes);
+            self.commit().await;
         }
     }
 

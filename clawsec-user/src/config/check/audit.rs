@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::super::model::{AuditConfig, AuditOnFailure, Fsync, Secret, SpaceLimits};
 use super::super::reader::Section;
 use super::super::redact::Change;
+use super::outlet;
 use crate::event::EventKind;
 
 pub(super) fn read(section: &mut Section<'_, '_>) -> AuditConfig {
@@ -30,7 +31,6 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> AuditConfig {
     }
     // Loss, rotation, start and stop: without them a log could not be trusted.
     events.push(EventKind::System);
-    section.at("alerts").unavailable();
     let mut audit = AuditConfig::at(path(section).unwrap_or_default());
     audit.enabled = enabled;
     audit.events = events;
@@ -53,6 +53,8 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> AuditConfig {
         .at("space")
         .section(|space| watermarks(space, &mut audit.space));
     audit.chain_key = chain_key(section);
+    audit.sinks = outlet::sinks(section);
+    audit.alerts = outlet::alerts(section);
     audit
 }
 
