@@ -7,3 +7,5 @@ mod flood;
 mod fuzz;
 mod methods;
 mod metrics;
+#[cfg(test)]
+mod killed;

@@ -12,11 +12,11 @@ use std::path::PathBuf;
 use super::chain::{Chain, Digest};
 use super::entry::{CHAIN, Entry, REOPEN, ROTATE};
 use super::files::{ends_in_newline, length_of, lock, open_log};
-use super::head::Head;
+use super::head::{Echo, Head};
 use super::record::Record;
 use super::recover::recover;
 use super::rotation::Rotation;
-use super::sinks::{Line, Tap};
+use super::sinks::{Tap, offer};
 use super::space::Space;
 use super::stamp::Stamp;
 use super::sums::{Recovered, Sums};
@@ -42,6 +42,7 @@ pub(super) struct LogFile {
     rotate_after: u64,
     space: Space,
     taps: Vec<Tap>,
+    echo: Echo,
     /// The log's own records, written before anything else.
     notices: VecDeque<Entry>,
     buffer: Vec<u8>,
@@ -110,6 +111,7 @@ impl LogFile {
             rotate_after: 0,
             space: Space::new(config.space),
             taps,
+            echo: Echo::default(),
             notices: recovery.notices.into(),
             buffer: Vec::new(),
             torn: false,
@@ -129,20 +131,6 @@ impl LogFile {
     /// No record goes anywhere else any more.
     pub(super) fn close_taps(&mut self) {
         self.taps.clear();
-    }
-
-    /// What is in the file goes to the sinks, too.
-    fn tell_taps(&self) {
-        if self.taps.is_empty() {
-            return;
-        }
-        let lines = self.buffer.split(|byte| *byte == b'\n');
-        for line in lines.filter(|line| !line.is_empty()) {
-            let line = Line::from(line);
-            for tap in &self.taps {
-                tap.offer(&line);
-            }
-        }
     }
 
     /// The disk has less room than `audit.space.refuse`.
@@ -204,7 +192,7 @@ impl LogFile {
                 }
             }
             self.append()?;
-            self.tell_taps();
+            offer(&self.taps, &self.buffer);
             self.state = state;
             self.begun = first;
             self.records_in_file += (noticed + taken) as u64;
@@ -237,6 +225,7 @@ impl LogFile {
             totals: self.state.sums.recorded().clone(),
             seal: Digest::ZERO,
         };
+        self.echo.tell(&head);
         head.sealed(&self.chain)
             .replace(&self.path, durable)
             .map_err(|source| AuditError::Head {

@@ -81,9 +81,23 @@ struct Worker {
     notes: Arc<Notes>,
 }
 
+/// What is in the file goes to each sink too.
+pub(super) fn offer(taps: &[Tap], text: &[u8]) {
+    if taps.is_empty() {
+        return;
+    }
+    let lines = text.split(|byte| *byte == b'\n');
+    for line in lines.filter(|line| !line.is_empty()) {
+        let line = Line::from(line);
+        for tap in taps {
+            tap.offer(&line);
+        }
+    }
+}
+
 impl Tap {
     /// Never waits.
-    pub(super) fn offer(&self, line: &Line) {
+    fn offer(&self, line: &Line) {
         if self.lines.try_send(Arc::clone(line)).is_err() {
             self.state.lose(1);
         }
