@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use clawsec_user::event::{EventKind, Outcome};
 use clawsec_user::ipc::{GatewayFigures, LATENCY_BOUNDS_US, Latency};
 use clawsec_user::ops::{
-    EventTotal, Filter, GatewayState, Interface, KernelMemory, MapFill, Named, ReasonTotal,
-    SandboxState, Status, Verdict, metrics,
+    AuditSink, AuditState, EventTotal, Filter, GatewayState, Interface, KernelMemory, MapFill,
+    Named, ReasonTotal, SandboxState, Status, Verdict, metrics,
 };
 
 use crate::openmetrics::read_strictly;
@@ -53,6 +53,15 @@ fn full() -> Status {
                 refused: times,
                 ..GatewayFigures::default()
             }),
+            ..Default::default()
+        },
+        audit: AuditState {
+            sinks: vec![AuditSink {
+                name: "syslog logs.example:6514".into(),
+                connected: true,
+                sent: 2,
+                lost: 1,
+            }],
             ..Default::default()
         },
         executions: SandboxState {

@@ -9,3 +9,4 @@ mod methods;
 mod metrics;
 #[cfg(test)]
 mod killed;
+mod metrics;

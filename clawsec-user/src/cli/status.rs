@@ -320,6 +320,16 @@ fn tail(status: &Status) -> Vec<String> {
         ),
     };
     screen.said("audit", &audit);
+    for sink in &status.audit.sinks {
+        let state = if sink.connected {
+            ""
+        } else {
+            "NOT CONNECTED, "
+        };
+        let (sent, lost) = (grouped(sink.sent), grouped(sink.lost));
+        let line = format!("to {}: {state}{sent} sent, {lost} lost", sink.name);
+        screen.said("", &line);
+    }
     screen.lines
 }
 

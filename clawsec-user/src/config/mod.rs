@@ -28,8 +28,9 @@ pub use load::{find, load};
 pub use locate::line_of;
 pub use model::{
     AuditConfig, AuditOnFailure, BanConfig, Config, Fsync, GatewayConfig, KernelConfig, Listen,
-    MetricsConfig, OnExit, SandboxConfig, SandboxNetwork, SandboxProvider, Secret, SpaceLimits, TlsConfig,
-    TlsVersion, UiAccess, Upstream, UpstreamAuth, Warning, WorkspaceAccess, XdpMode, holds,
+    MetricsConfig, OnExit, SandboxConfig, SandboxNetwork, SandboxProvider, Secret, SpaceLimits,
+    TlsConfig, TlsVersion, UiAccess, Upstream, UpstreamAuth, Warning, WorkspaceAccess, XdpMode,
+    holds,
 };
 pub use outlet::{
     AlertConfig, AlertRule, AlertTarget, Endpoint, SinkConfig, SinkTarget, WebTarget,

@@ -144,17 +144,11 @@ impl<'t> Field<'_, 't> {
         self
     }
 
-    /// Refuses a key of the design that this version does not implement; what is silently
-    /// ignored would be believed to protect.
+    /// Refuses a key of one agent's that holds for all; what is silently ignored would be believed
+    /// to protect.
     pub(super) fn for_all_agents(self) {
         if self.is_present() {
             self.problem("is said in `security.sandbox`, for all agents; leave it out here");
-        }
-    }
-
-    pub(super) fn unavailable(self) {
-        if self.is_present() {
-            self.problem("not available in this version of clawsec; leave it out");
         }
     }
 

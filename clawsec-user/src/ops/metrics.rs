@@ -4,7 +4,7 @@
 //! of the code or the operator's, such as an interface, never a client's.
 
 use super::openmetrics::{Text, Type, decimal};
-use super::status::Status;
+use super::status::{AuditSink, Status};
 
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -320,4 +320,51 @@ fn audit(text: &mut Text, status: &Status) {
         "1 while tool runs are refused since nothing can be recorded.",
         u8::from(status.audit.refuses_work),
     );
+    sinks(text, &status.audit.sinks);
+}
+
+fn sinks(text: &mut Text, sinks: &[AuditSink]) {
+    if sinks.is_empty() {
+        return;
+    }
+    text.family(
+        "clawsec_audit_sink_connected",
+        Type::Gauge,
+        "",
+        "Whether the sink takes records.",
+    );
+    for sink in sinks {
+        let connected = u8::from(sink.connected);
+        text.sample(
+            "clawsec_audit_sink_connected",
+            &[("sink", &sink.name)],
+            connected,
+        );
+    }
+    text.family(
+        "clawsec_audit_sink_sent",
+        Type::Counter,
+        "",
+        "Records that the sink has taken since the start.",
+    );
+    for sink in sinks {
+        text.counted(
+            "clawsec_audit_sink_sent",
+            &[("sink", &sink.name)],
+            sink.sent,
+        );
+    }
+    text.family(
+        "clawsec_audit_sink_lost",
+        Type::Counter,
+        "",
+        "Records since the start that the sink never got.",
+    );
+    for sink in sinks {
+        text.counted(
+            "clawsec_audit_sink_lost",
+            &[("sink", &sink.name)],
+            sink.lost,
+        );
+    }
 }

@@ -13,7 +13,8 @@ mod words;
 pub use metrics::{CONTENT_TYPE as METRICS_CONTENT_TYPE, metrics};
 pub use page::{Page, page};
 pub use status::{
-    AuditState, Client, Denial, EventTotal, Execution, Filter, GatewayState, Headline, Interface,
-    KernelMemory, MapFill, Moment, Named, ReasonTotal, SandboxState, SourceTotal, Status, Verdict,
+    AuditSink, AuditState, Client, Denial, EventTotal, Execution, Filter, GatewayState, Headline,
+    Interface, KernelMemory, MapFill, Moment, Named, ReasonTotal, SandboxState, SourceTotal,
+    Status, Verdict,
 };
 pub use words::{counted, figure, grouped, plain, words};

@@ -165,6 +165,18 @@ pub struct AuditState {
     pub queued: u64,
     /// Tool runs and configuration changes are refused until it can be written again.
     pub refuses_work: bool,
+    /// Where records go besides the file.
+    #[serde(default)]
+    pub sinks: Vec<AuditSink>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AuditSink {
+    pub name: String,
+    pub connected: bool,
+    pub sent: u64,
+    /// Records that it never got, since the start.
+    pub lost: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

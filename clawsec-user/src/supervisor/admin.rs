@@ -24,9 +24,6 @@ pub(super) use self::status::{moment, status};
 use super::state::State;
 use super::{documents, local};
 use crate::ops::Status;
-use crate::audit::SinkHealth;
-use crate::enforcer::{Effect, ReasonCount};
-use crate::ipc::OwnRole;
 use crate::policy::TimedKind;
 
 /// A question; the command line asks it.
@@ -79,70 +76,6 @@ pub enum Answer {
     Added(Entry),
     Entries { entries: Vec<Entry>, more: bool },
     Executed(Executed),
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Status {
-    pub version: String,
-    pub uptime_seconds: u64,
-    pub generation: u64,
-    pub interfaces: Vec<Interface>,
-    pub reasons: Vec<ReasonTotal>,
-    pub bans: u64,
-    pub admissions: u64,
-    /// `null` without the packet filter.
-    pub kernel_memory: Option<KernelMemory>,
-    pub gateway_pid: Option<u32>,
-    /// The connection that reads the protected gateway's own events.
-    pub observer: String,
-    /// The connection by which the protected gateway's agents use the sandbox.
-    pub node: String,
-    pub sandbox: String,
-    pub audit_writable: bool,
-    pub audit_records: u64,
-    pub audit_lost: u64,
-    /// Where records go besides the file.
-    pub audit_sinks: Vec<AuditSink>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub struct AuditSink {
-    pub name: String,
-    pub connected: bool,
-    pub sent: u64,
-    pub lost: u64,
-}
-
-fn audit_sink(sink: SinkHealth) -> AuditSink {
-    AuditSink {
-        name: sink.name,
-        connected: sink.connected,
-        sent: sink.sent,
-        lost: sink.lost,
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Interface {
-    pub name: String,
-    pub mode: String,
-    /// Why it is no better mode.
-    pub steps_down: Vec<String>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub struct ReasonTotal {
-    pub name: String,
-    pub drop: bool,
-    pub packets: u64,
-}
-
-/// Bytes of the packet filter's maps.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct KernelMemory {
-    pub used_bytes: u64,
-    /// With every ban and admission that there can be.
-    pub bound_bytes: u64,
 }
 
 /// A ban or an admission.
@@ -344,64 +277,5 @@ async fn answer(state: &Arc<State>, question: Question, cancel: CancellationToke
                 Err(message) => refused(message),
             }
         }
-    }
-}
-
-fn status(state: &State) -> Status {
-    let mut interfaces = Vec::new();
-    let mut reasons = Vec::new();
-    let mut kernel_memory = None;
-    if let Some(enforcer) = state.enforcer() {
-        interfaces = enforcer
-            .attachments()
-            .iter()
-            .map(|a| Interface {
-                name: a.interface.clone(),
-                mode: a.mode.as_str().to_owned(),
-                steps_down: a.steps_down.clone(),
-            })
-            .collect();
-        let counters = enforcer.counters().unwrap_or_default();
-        let total = |counter: &ReasonCount| ReasonTotal {
-            name: counter.reason.to_owned(),
-            drop: counter.effect.is_drop(),
-            packets: counter.packets,
-        };
-        reasons = counters
-            .iter()
-            .filter(|c| c.effect != Effect::WouldDrop)
-            .map(total)
-            .collect();
-        kernel_memory = enforcer.memory().ok().map(|memory| KernelMemory {
-            used_bytes: memory.used_bytes,
-            bound_bytes: memory.bound_bytes,
-        });
-    }
-    let config = state.config();
-    let health = state.records.health();
-    let sandbox = match state.tools() {
-        Ok(tools) => tools.sandbox.in_words(),
-        Err(why) if config.sandbox.enabled => {
-            format!("NOT AVAILABLE, sandboxed tools are denied: {why}")
-        }
-        Err(_) => "off".into(),
-    };
-    Status {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        uptime_seconds: state.started.elapsed().as_secs(),
-        generation: config.policy.generation,
-        interfaces,
-        reasons,
-        bans: state.timed.count(TimedKind::Ban) as u64,
-        admissions: state.timed.count(TimedKind::Admission) as u64,
-        kernel_memory,
-        gateway_pid: state.gateway_pid(),
-        observer: state.own(OwnRole::Observer),
-        node: state.own(OwnRole::Node),
-        sandbox,
-        audit_writable: health.writable,
-        audit_records: health.seq,
-        audit_lost: health.lost,
-        audit_sinks: state.records.sinks().into_iter().map(audit_sink).collect(),
     }
 }

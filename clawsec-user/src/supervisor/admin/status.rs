@@ -1,11 +1,12 @@
 //! Gathers the state of the running daemon.
 
+use crate::audit::SinkHealth;
 use crate::enforcer::{Effect, Enforcer, ReasonCount};
 use crate::event::Outcome;
 use crate::ipc::OwnRole;
 use crate::ops::{
-    AuditState, Client, Filter, GatewayState, Interface, KernelMemory, MapFill, Moment, Named,
-    ReasonTotal, SandboxState, Status, Verdict,
+    AuditSink, AuditState, Client, Filter, GatewayState, Interface, KernelMemory, MapFill, Moment,
+    Named, ReasonTotal, SandboxState, Status, Verdict,
 };
 use crate::policy::TimedKind;
 use crate::supervisor::state::State;
@@ -45,6 +46,7 @@ pub(in crate::supervisor) fn status(state: &State) -> Status {
             path: config.audit.path.display().to_string(),
             queued: health.queued as u64,
             refuses_work: health.must_refuse,
+            sinks: state.records.sinks().into_iter().map(sink).collect(),
         },
         certificate_not_after: state.seen.certificate_end(config.policy.generation, || {
             let tls = config.gateway.tls.as_ref()?;
@@ -60,6 +62,15 @@ pub(in crate::supervisor) fn status(state: &State) -> Status {
         packets(&enforcer, &mut status);
     }
     status
+}
+
+fn sink(sink: SinkHealth) -> AuditSink {
+    AuditSink {
+        name: sink.name,
+        connected: sink.connected,
+        sent: sink.sent,
+        lost: sink.lost,
+    }
 }
 
 /// The totals that rates are made of.
