@@ -5,8 +5,7 @@ mod config;
 #[cfg(test)]
 mod flood;
 mod fuzz;
-mod methods;
-mod metrics;
 #[cfg(test)]
 mod killed;
+mod methods;
 mod metrics;

@@ -1,8 +1,11 @@
 //! `clawsec status`: one screen that says what is in force, who is refused and why, who is here,
 //! and whether the log is healthy.
 
+mod screen;
+
 use std::process::ExitCode;
 
+use self::screen::{Screen, item};
 use super::admin::{SocketArguments, exchange, print_json, unexpected};
 use super::{CommandResult, output};
 use crate::event::Outcome;
@@ -33,11 +36,8 @@ pub(crate) fn status(arguments: &StatusArguments) -> CommandResult {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A terminal's width, and its height less the prompt after.
-const COLUMNS: usize = 80;
+/// A terminal's height less the prompt after.
 const LINES: usize = 23;
-/// Where a line's text begins.
-const INDENT: usize = 10;
 
 /// The lines. What must be said is said whole; the lists share what room is left.
 fn screen(status: &Status) -> Vec<String> {
@@ -320,7 +320,7 @@ fn tail(status: &Status) -> Vec<String> {
         ),
     };
     screen.said("audit", &audit);
-    for sink in &status.audit.sinks {
+    for sink in status.audit.sinks.iter().take(4) {
         let state = if sink.connected {
             ""
         } else {
@@ -328,45 +328,9 @@ fn tail(status: &Status) -> Vec<String> {
         };
         let (sent, lost) = (grouped(sink.sent), grouped(sink.lost));
         let line = format!("to {}: {state}{sent} sent, {lost} lost", sink.name);
-        screen.said("", &line);
+        screen.lines.push(item(&line));
     }
     screen.lines
-}
-
-#[derive(Default)]
-struct Screen {
-    lines: Vec<String>,
-}
-
-impl Screen {
-    /// A text under a word, on as many lines as it takes.
-    fn said(&mut self, word: &str, text: &str) {
-        let text = plain(text);
-        let mut line = format!("{word:<INDENT$}");
-        let mut is_empty = true;
-        for part in text.split(' ') {
-            if !is_empty && line.chars().count() + 1 + part.chars().count() > COLUMNS {
-                self.lines
-                    .push(std::mem::replace(&mut line, " ".repeat(INDENT)));
-                is_empty = true;
-            }
-            if !is_empty {
-                line.push(' ');
-            }
-            line.push_str(part);
-            is_empty = false;
-        }
-        self.lines.push(line.trim_end().to_owned());
-    }
-}
-
-/// One line of a list, cut at the screen's edge.
-fn item(text: &str) -> String {
-    let line = format!("{:INDENT$}{text}", "");
-    if line.chars().count() <= COLUMNS {
-        return line.trim_end().to_owned();
-    }
-    line.chars().take(COLUMNS - 1).chain(['…']).collect()
 }
 
 /// Gives each list in turn one more line until the room is spent; each has one in any case.
@@ -409,5 +373,4 @@ fn coloured(text: &str, headline: Headline) -> String {
 const RATE_SECONDS: u64 = 10;
 
 #[cfg(test)]
-#[path = "status_tests.rs"]
 mod tests;

@@ -22,7 +22,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use self::network::Network;
-use super::model::{AuditConfig, BanConfig, GatewayConfig, KernelConfig, Listen, SandboxConfig};
+use super::audit::AuditConfig;
+use super::model::{BanConfig, GatewayConfig, KernelConfig, Listen, SandboxConfig};
 use super::reader::{Field, Section};
 use crate::policy::{
     AddressPolicy, Credentials, GroupId, PacketPolicy, PacketRule, People, Policy, PrincipalSpec,

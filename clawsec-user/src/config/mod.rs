@@ -5,6 +5,7 @@
 //! (`substitute`), read field by field (`check`, with the field readers of `reader`), and give
 //! `Config`. Nothing downstream sees an unchecked value.
 
+mod audit;
 mod check;
 mod compile;
 mod foreign;
@@ -22,15 +23,15 @@ mod substitute;
 mod tree;
 mod trust;
 
+pub use audit::{AuditConfig, AuditOnFailure, Fsync, SpaceLimits};
 pub use check::certificate_digest;
 pub use compile::compile;
 pub use load::{find, load};
 pub use locate::line_of;
 pub use model::{
-    AuditConfig, AuditOnFailure, BanConfig, Config, Fsync, GatewayConfig, KernelConfig, Listen,
-    MetricsConfig, OnExit, SandboxConfig, SandboxNetwork, SandboxProvider, Secret, SpaceLimits,
-    TlsConfig, TlsVersion, UiAccess, Upstream, UpstreamAuth, Warning, WorkspaceAccess, XdpMode,
-    holds,
+    BanConfig, Config, GatewayConfig, KernelConfig, Listen, MetricsConfig, OnExit, SandboxConfig,
+    SandboxNetwork, SandboxProvider, Secret, TlsConfig, TlsVersion, UiAccess, Upstream,
+    UpstreamAuth, Warning, WorkspaceAccess, XdpMode, holds,
 };
 pub use outlet::{
     AlertConfig, AlertRule, AlertTarget, Endpoint, SinkConfig, SinkTarget, WebTarget,

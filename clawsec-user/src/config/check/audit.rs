@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::super::model::{AuditConfig, AuditOnFailure, Fsync, Secret, SpaceLimits};
+use super::super::audit::{AuditConfig, AuditOnFailure, Fsync, SpaceLimits};
+use super::super::model::Secret;
 use super::super::reader::Section;
 use super::super::redact::Change;
 use super::outlet;

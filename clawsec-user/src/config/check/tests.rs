@@ -378,12 +378,6 @@ fn a_merged_file_works_with_one_warning() {
 }
 
 #[test]
-fn the_number_of_connections_is_bounded() {
-    let problem = only_problem(secured("", "gateway: { maxConnections: 16385 }"), "over");
-    assert!(problem.contains("from 64 to 16384"), "{problem}");
-}
-
-#[test]
 fn secrets_come_from_their_provider() {
     let rows = [
         (r#"{ provider: "env", prefix: "P_" }"#, "the-secret-of-P_K"),

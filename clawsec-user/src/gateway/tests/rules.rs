@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use super::{ADMIN_KEY, READ_KEY, UPSTREAM_TOKEN, WORK_KEY, listeners};
 use crate::config::{
-    AuditConfig, BanConfig, Config, GatewayConfig, KernelConfig, OnExit,
-    SandboxConfig, SandboxProvider, TlsConfig, TlsVersion, UiAccess, Upstream, UpstreamAuth,
-    XdpMode, certificate_digest,
+    AuditConfig, BanConfig, Config, GatewayConfig, KernelConfig, OnExit, SandboxConfig,
+    SandboxProvider, TlsConfig, TlsVersion, UiAccess, Upstream, UpstreamAuth, XdpMode,
+    certificate_digest,
 };
 use crate::event::EventKind;
 use crate::gateway::auth::Presented;

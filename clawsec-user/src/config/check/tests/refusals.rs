@@ -327,3 +327,9 @@ fn credentials_are_judged_without_being_shown() {
         assert_eq!(only_problem(result, expected), expected);
     }
 }
+
+#[test]
+fn the_number_of_connections_is_bounded() {
+    let problem = only_problem(secured("", "gateway: { maxConnections: 16385 }"), "over");
+    assert!(problem.contains("from 64 to 16384"), "{problem}");
+}

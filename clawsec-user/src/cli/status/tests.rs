@@ -1,5 +1,6 @@
 //! The screen holds what it must, at 80 by 24, whatever there is to show.
 
+use super::screen::COLUMNS;
 use super::*;
 use crate::event::EventKind;
 use crate::ops::{
