@@ -21,7 +21,8 @@ pub(crate) enum What {
     /// One execution beside docker exec, docker run and bwrap: root, dockerd, busybox-static,
     /// bubblewrap.
     Sandbox,
-    /// The audit log: records a second, and the cost of a record.
+    /// The audit log: records a second, the cost of a record, and the reading commands beside jq
+    /// and DuckDB.
     Audit,
 }
 

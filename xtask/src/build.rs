@@ -12,6 +12,8 @@ use xtask::{root, say};
 use crate::setup::{Toolchain, run, setup};
 
 const TARGET: &str = "bpfel-unknown-none";
+/// Tells the daemon's build where the BPF object is.
+pub(crate) const OBJECT: &str = "CLAWSEC_BPF_OBJECT";
 
 /// Builds both halves; the path of the daemon.
 pub(crate) fn build(release: bool) -> Result<PathBuf> {
@@ -23,7 +25,7 @@ pub(crate) fn build(release: bool) -> Result<PathBuf> {
         .args(["build", "--package", "clawsec-user", "--bin", "clawsec"])
         // `clawsec top`, which is looked for beside it.
         .args(["--package", "clawsec-top", "--bin", "clawsec-top"])
-        .env("CLAWSEC_BPF_OBJECT", &object);
+        .env(OBJECT, &object);
     if release {
         cargo.arg("--release");
     }
