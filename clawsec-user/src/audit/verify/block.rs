@@ -94,15 +94,15 @@ pub(super) fn check(
                 checked.finding = Some((finding, place));
                 break;
             }
-            Ok((record, hash)) => {
+            Ok((record, order)) => {
                 checked.sums(&record, place, &mut drops);
                 if checked.first.is_none() {
-                    checked.first = Some((Order::of(&record, hash), place));
+                    checked.first = Some((order, place));
                 }
                 if head_seq == Some(record.seq) {
-                    checked.at_head = Some(hash);
+                    checked.at_head = Some(order.hash);
                 }
-                checked.last = Some((record.seq, hash));
+                checked.last = Some((record.seq, order.hash));
                 checked.records += 1;
                 checked.lines += 1;
             }
@@ -118,21 +118,22 @@ fn check_line<'a>(
     chain: &Chain,
     canonical: &mut Vec<u8>,
     before: Option<(u64, Digest)>,
-) -> Result<(Glance<'a>, Digest), Finding> {
+) -> Result<(Glance<'a>, Order), Finding> {
     let record = Glance::parse(line).map_err(|error| Finding::Unreadable(error.to_string()))?;
     let edited = Finding::Edited {
         seq: record.seq,
         chain: chain.name(),
     };
-    let Some(claimed) = split_hash(line, canonical) else {
+    let (Some(prev), Some(claimed)) = (record.prev(), split_hash(line, canonical)) else {
         return Err(edited);
     };
-    if claimed != chain.link(&record.prev, canonical) {
+    if claimed != chain.link(&prev, canonical) {
         return Err(edited);
     }
-    match before.and_then(|before| Order::of(&record, claimed).misfit_after(Some(before))) {
+    let order = Order::of(&record, prev, claimed);
+    match before.and_then(|before| order.misfit_after(Some(before))) {
         Some(misfit) => Err(Finding::Misfit(misfit)),
-        None => Ok((record, claimed)),
+        None => Ok((record, order)),
     }
 }
 

@@ -22,7 +22,7 @@ use crate::event::EventKind;
 pub(super) struct Order {
     pub(super) seq: u64,
     prev: Digest,
-    hash: Digest,
+    pub(super) hash: Digest,
     role: Role,
 }
 
@@ -45,7 +45,7 @@ pub(super) struct Misfit {
 }
 
 impl Order {
-    pub(super) fn of(record: &Glance<'_>, hash: Digest) -> Self {
+    pub(super) fn of(record: &Glance<'_>, prev: Digest, hash: Digest) -> Self {
         let role = match (record.event, record.action.as_ref(), record.reason.as_ref()) {
             (EventKind::System, CHAIN, "tail_missing") => Role::SaysTailMissing,
             (EventKind::System, CHAIN, "log_missing") => Role::SaysLogMissing,
@@ -54,7 +54,7 @@ impl Order {
         };
         Self {
             seq: record.seq,
-            prev: record.prev,
+            prev,
             hash,
             role,
         }
