@@ -29,6 +29,7 @@ pub struct Stats {
     pub last: Option<Stamp>,
     /// By event, then by outcome.
     pub totals: BTreeMap<EventKind, BTreeMap<Outcome, u64>>,
+    pub sums: Sum,
     pub reasons: Top,
     pub sources: Top,
     pub principals: Top,
@@ -58,6 +59,8 @@ pub struct Sum {
     pub allow: u64,
     pub deny: u64,
     pub error: u64,
+    /// Of the denied, those that the packet filter dropped.
+    pub dropped: u64,
 }
 
 /// A span of time and the one of the same length before it.
@@ -119,6 +122,7 @@ struct Tally {
     first: Option<Stamp>,
     last: Option<Stamp>,
     totals: BTreeMap<EventKind, BTreeMap<Outcome, u64>>,
+    sums: Sum,
     reasons: Ranking,
     sources: Ranking,
     principals: Ranking,
@@ -143,6 +147,7 @@ impl Tally {
             first: None,
             last: None,
             totals: BTreeMap::new(),
+            sums: Sum::default(),
             reasons: Ranking::default(),
             sources: Ranking::default(),
             principals: Ranking::default(),
@@ -178,10 +183,10 @@ impl Tally {
             return;
         }
         if now {
-            self.now.add(record.outcome, record.count);
+            self.now.add_record(record);
         }
         if before {
-            self.before.add(record.outcome, record.count);
+            self.before.add_record(record);
         }
         let of = |times: u64| {
             let when = |yes: bool| if yes { times } else { 0 };
@@ -233,9 +238,9 @@ impl Tally {
         if record.count > 0 {
             let by_outcome = self.totals.entry(record.event).or_default();
             add(by_outcome.entry(record.outcome).or_default(), record.count);
+            self.sums.add_record(record);
             let bucket = record.ts.micros().div_euclid(self.period.bucket_micros);
-            let sums = self.buckets.entry(bucket).or_default();
-            sums.add(record.outcome, record.count);
+            self.buckets.entry(bucket).or_default().add_record(record);
             // A clock that was wrong must not fill memory.
             if self.buckets.len() > BUCKETS_KEPT {
                 self.buckets.pop_first();
@@ -254,6 +259,7 @@ impl Tally {
                 add(sums.entry(outcome).or_default(), count);
             }
         }
+        self.sums.merge(other.sums);
         self.reasons.merge(other.reasons);
         self.sources.merge(other.sources);
         self.principals.merge(other.principals);
@@ -282,6 +288,7 @@ impl Tally {
             first: self.first,
             last: self.last,
             totals: self.totals,
+            sums: self.sums,
             reasons: self.reasons.top(top),
             sources: self.sources.top(top),
             principals: self.principals.top(top),
@@ -303,17 +310,6 @@ impl Tally {
 }
 
 impl Stats {
-    /// All occurrences, by outcome.
-    pub fn sums(&self) -> Sum {
-        let mut sums = Sum::default();
-        for outcomes in self.totals.values() {
-            for (outcome, count) in outcomes {
-                sums.add(*outcome, *count);
-            }
-        }
-        sums
-    }
-
     /// The bucket in which most happened.
     pub fn peak(&self) -> Option<&Bucket> {
         self.histogram.iter().max_by_key(|bucket| bucket.sums.all())
@@ -338,10 +334,18 @@ impl Sum {
         );
     }
 
+    fn add_record(&mut self, record: &Glance<'_>) {
+        self.add(record.outcome, record.count);
+        if record.event == EventKind::Network && record.action == DROP {
+            add(&mut self.dropped, record.count);
+        }
+    }
+
     fn merge(&mut self, other: Self) {
         add(&mut self.allow, other.allow);
         add(&mut self.deny, other.deny);
         add(&mut self.error, other.error);
+        add(&mut self.dropped, other.dropped);
     }
 }
 
@@ -517,6 +521,6 @@ mod tests {
             }
         }
         assert_eq!(seen, alone);
-        assert_eq!(stats.sums().all(), 7_999);
+        assert_eq!(stats.sums.all(), 7_999);
     }
 }

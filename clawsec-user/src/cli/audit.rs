@@ -7,6 +7,7 @@ mod alerts;
 mod arguments;
 mod meter;
 mod records;
+mod report;
 mod summary;
 mod table;
 mod text;
@@ -31,6 +32,8 @@ pub(crate) enum AuditCommand {
     Query(records::QueryArguments),
     /// Totals, top sources, users, tools and reasons, when, and whether it grows.
     Stats(summary::StatsArguments),
+    /// Figures, charts, refusals and losses as one page to keep or send.
+    Report(report::ReportArguments),
     /// All about an address or a prefix: what it did, as whom, and its last records.
     Who(summary::WhoArguments),
     /// Show a request from its first record to its last, with every field.
@@ -64,6 +67,7 @@ pub(crate) fn run(command: AuditCommand) -> CommandResult {
         AuditCommand::Tail(arguments) => records::tail(&arguments),
         AuditCommand::Query(arguments) => records::query(&arguments),
         AuditCommand::Stats(arguments) => summary::stats(&arguments),
+        AuditCommand::Report(arguments) => report::report(&arguments),
         AuditCommand::Who(arguments) => summary::who(&arguments),
         AuditCommand::Show(arguments) => records::show(&arguments),
         AuditCommand::Verify(arguments) => check(&arguments),

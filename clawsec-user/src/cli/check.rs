@@ -50,12 +50,7 @@ struct Finding {
 pub(crate) fn check(arguments: &CheckArguments) -> CommandResult {
     let config = arguments.config.read()?;
     let compared = arguments.gateway.compare(&config)?;
-    let broken = super::sandbox::problem(&config.sandbox)?;
-    let broken = broken.map(|problem| Warning {
-        path: "security.sandbox".to_owned(),
-        message: format!("tools would be denied: {problem}"),
-    });
-    let warnings: Vec<&Warning> = config.warnings.iter().chain(&broken).collect();
+    let warnings = warnings(&config)?;
     if arguments.json {
         let text =
             serde_json::to_string(&findings(&warnings, &compared)).map_err(Failure::other)?;
@@ -75,7 +70,17 @@ pub(crate) fn check(arguments: &CheckArguments) -> CommandResult {
     })
 }
 
-fn findings(warnings: &[&Warning], compared: &[Compared]) -> Audit {
+/// What should not stay as it is, of the file and of this host.
+pub(crate) fn warnings(config: &Config) -> Result<Vec<Warning>, Failure> {
+    let broken = super::sandbox::problem(&config.sandbox)?;
+    let broken = broken.map(|problem| Warning {
+        path: "security.sandbox".to_owned(),
+        message: format!("tools would be denied: {problem}"),
+    });
+    Ok(config.warnings.iter().cloned().chain(broken).collect())
+}
+
+fn findings(warnings: &[Warning], compared: &[Compared]) -> Audit {
     let mut found = Audit {
         ts: jiff::Timestamp::now().as_millisecond(),
         summary: Summary::default(),

@@ -11,6 +11,7 @@ mod status;
 mod words;
 
 pub use metrics::{CONTENT_TYPE as METRICS_CONTENT_TYPE, metrics};
+pub(crate) use page::breakable;
 pub use page::{Page, page};
 pub use status::{
     AuditSink, AuditState, Client, Denial, EventTotal, Execution, Filter, GatewayState, Headline,

@@ -369,7 +369,7 @@ fn escaped(text: &str) -> String {
 }
 
 /// Escaped, with places where a narrow screen may break an address or a word of the code.
-fn breakable(text: &str) -> String {
+pub(crate) fn breakable(text: &str) -> String {
     let mut safe = escaped(text);
     for mark in ['_', ':', '.'] {
         safe = safe.replace(mark, &format!("{mark}<wbr>"));

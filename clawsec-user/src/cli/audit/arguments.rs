@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use crate::audit::{Filter, Stamp};
 use crate::cli::{ConfigArgument, Failure};
-use crate::config::Secret;
+use crate::config::{Config, Secret};
 use crate::event::{EventKind, Outcome};
 
 /// Which log; by default the one the configuration names.
@@ -87,6 +87,18 @@ impl LogArgument {
         let audit = self.config.read()?.audit;
         Ok((audit.path, audit.chain_key))
     }
+
+    /// With the configuration itself, unless the log was named without one.
+    pub(super) fn find_with_config(
+        &self,
+    ) -> Result<(PathBuf, Option<Secret>, Option<Config>), Failure> {
+        if let Some(path) = &self.path {
+            return Ok((path.clone(), None, None));
+        }
+        let config = self.config.read()?;
+        let audit = config.audit.clone();
+        Ok((audit.path, audit.chain_key, Some(config)))
+    }
 }
 
 impl FilterArguments {
@@ -104,6 +116,34 @@ impl FilterArguments {
             requests: self.request.clone(),
             ..self.time.filter()
         }
+    }
+
+    /// What is asked for besides the time, for a person.
+    pub(super) fn words(&self) -> Vec<String> {
+        let texts = |name: &str, texts: &[String]| {
+            (!texts.is_empty()).then(|| format!("{name} {}", texts.join(" or ")))
+        };
+        let events = self.event.iter().map(|event| event.as_str().to_owned());
+        let outcomes = self
+            .outcome
+            .iter()
+            .map(|outcome| outcome.as_str().to_owned());
+        let sources = self.ip.iter().map(ToString::to_string);
+        [
+            texts("event", &events.collect::<Vec<_>>()),
+            texts("outcome", &outcomes.collect::<Vec<_>>()),
+            texts("action", &self.action),
+            texts("reason", &self.reason),
+            texts("source", &sources.collect::<Vec<_>>()),
+            texts("user", &self.user),
+            texts("key", &self.principal),
+            texts("agent", &self.agent),
+            texts("tool", &self.tool),
+            texts("request", &self.request),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 }
 

@@ -94,6 +94,7 @@ fn totals_text(text: &mut String, stats: &Stats, paint: Paint) {
             allow: of(Outcome::Allow),
             deny: of(Outcome::Deny),
             error: of(Outcome::Error),
+            ..Sum::default()
         };
         let _written = writeln!(text, "{:<10}{}", kind.as_str(), sums_cells(sums, paint));
     }
