@@ -58,19 +58,24 @@ impl Default for Life {
 
 impl Life {
     fn next(&mut self) -> Entry {
-        self.now_micros += 1 + i64::from(self.below(1_000_000));
+        let hour = self.now_micros / 3_600_000_000 % 24;
+        // Nights are quieter.
+        let pace = if (6..22).contains(&hour) { 1 } else { 3 };
+        self.now_micros += 1 + i64::from(self.below(1_000_000)) * pace;
         if !self.begun {
             self.begun = true;
             let mut entry = self.entry(EventKind::System, "epoch", Outcome::Allow, "ok");
             entry.epoch = Some(1);
             return entry;
         }
-        match self.below(100) {
-            0..55 => self.drop(),
-            55..80 => self.message(),
-            80..90 => self.tool(),
-            90..99 => self.auth(),
-            _ => self.checkpoint(),
+        match self.below(10_000) {
+            0..5_500 => self.drop(),
+            5_500..7_980 => self.message(),
+            7_980..8_000 => self.failed(),
+            8_000..9_000 => self.tool(),
+            9_000..9_900 => self.auth(),
+            9_900..9_999 => self.checkpoint(),
+            _ => self.lost(),
         }
     }
 
@@ -94,7 +99,9 @@ impl Life {
                 1,
             ))
         } else {
-            IpAddr::V4(Ipv4Addr::from_bits(0x2d00_0000 + source * 2_654_435))
+            IpAddr::V4(Ipv4Addr::from_bits(
+                0x2d00_0000_u32.wrapping_add(source.wrapping_mul(2_654_435)),
+            ))
         });
         entry.event.count = 1 + u64::from(self.below(300));
         entry.span = Some(Span {
@@ -111,6 +118,21 @@ impl Life {
         entry.event.session = Some(format!("agent:work:{}", self.below(40)));
         entry.event.agent = Some("work".to_owned());
         entry.event.detail = Some("method chat.send, 812 bytes".to_owned());
+        entry
+    }
+
+    fn failed(&mut self) -> Entry {
+        let reason = ["upstream_unreachable", "upstream_timeout"][self.pick(2)];
+        let mut entry = self.entry(EventKind::Message, "request", Outcome::Error, reason);
+        self.request(&mut entry.event);
+        entry
+    }
+
+    fn lost(&mut self) -> Entry {
+        let mut entry = self.entry(EventKind::System, "lost", Outcome::Error, "queue_full");
+        entry.event.count = 1 + u64::from(self.below(40));
+        entry.event.generation = 0;
+        entry.totals = Some(BTreeMap::from([("auth".to_owned(), entry.event.count)]));
         entry
     }
 

@@ -43,12 +43,18 @@ pub(crate) fn run(chromium: &str) -> anyhow::Result<()> {
     fs::write(screens.join("status.txt"), status).context("write status.txt")?;
     let once = world.output(Command::new(top).arg("--once"))?;
     fs::write(screens.join("top.txt"), once).context("write top.txt")?;
-    for (name, size, scheme) in [
-        ("page-light.png", "980,760", 1),
-        ("page-dark.png", "980,760", 0),
-        ("page-phone.png", "390,840", 1),
+    world.report()?;
+    let page = format!("http://operator:{TOKEN}@{METRICS}/");
+    let report = format!("file://{}", world.folder.join("report.html").display());
+    for (name, page, size, scheme) in [
+        ("page-light.png", &page, "980,760", 1),
+        ("page-dark.png", &page, "980,760", 0),
+        ("page-phone.png", &page, "390,840", 1),
+        ("report-light.png", &report, "1280,2600", 1),
+        ("report-dark.png", &report, "1280,2600", 0),
+        ("report-phone.png", &report, "390,4200", 1),
     ] {
-        world.page(chromium, &screens.join(name), size, scheme)?;
+        world.picture(chromium, page, &screens.join(name), size, scheme)?;
     }
     say(&format!("the screens are in {}", screens.display()));
     Ok(())
@@ -305,7 +311,49 @@ impl World {
         Ok(output.stdout)
     }
 
-    fn page(&self, chromium: &str, file: &Path, size: &str, scheme: u8) -> anyhow::Result<()> {
+    /// Of a day and a half as the example makes it: what happens here is over in two minutes.
+    fn report(&self) -> anyhow::Result<()> {
+        let log = self.folder.join("report.log");
+        let made = Command::new(env!("CARGO"))
+            .current_dir(xtask::root())
+            .args(["run", "--quiet", "--package", "clawsec-user"])
+            .args(["--example", "audit_log", "--"])
+            .arg(&log)
+            .arg("100000000")
+            .env(build::OBJECT, xtask::root().join("target/bpf/clawsec.o"))
+            .status()
+            .context("run the example audit_log")?;
+        ensure!(made.success(), "the log of the report could not be made");
+        let config = self.folder.join("report.json");
+        let mut document = self.config();
+        document["security"]["audit"]["path"] = log.display().to_string().into();
+        fs::write(&config, document.to_string()).context("write report.json")?;
+        let reported = Command::new(&self.clawsec)
+            .args([
+                "audit",
+                "report",
+                "--html",
+                "--since",
+                "2026-01-02",
+                "--config",
+            ])
+            .arg(config)
+            .arg("--out")
+            .arg(self.folder.join("report.html"))
+            .status()
+            .context("run clawsec audit report")?;
+        ensure!(reported.success(), "the report was not made");
+        Ok(())
+    }
+
+    fn picture(
+        &self,
+        chromium: &str,
+        page: &str,
+        file: &Path,
+        size: &str,
+        scheme: u8,
+    ) -> anyhow::Result<()> {
         let taken = self
             .lab
             .command(Host::Gateway, chromium)
@@ -322,7 +370,7 @@ impl World {
             .arg(format!("--blink-settings=preferredColorScheme={scheme}"))
             .arg(format!("--screenshot={}", file.display()))
             .arg(format!("--window-size={size}"))
-            .arg(format!("http://operator:{TOKEN}@{METRICS}/"))
+            .arg(page)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status()

@@ -52,7 +52,7 @@ pub use head::{Head, head_path};
 pub use ledger::{Attribution, CheckpointCause, Ledger, LedgerLimits, Maps};
 pub use parts::{Packing, Part, ReadError, parts};
 pub use query::{Found, query};
-pub use ranking::{Ranked, Top};
+pub use ranking::{OTHERS, Ranked, Top};
 pub use read::{Line, LogReader};
 pub use record::{MAX_LINE_BYTES, Record, Source};
 pub use scan::OnProgress;

@@ -138,7 +138,7 @@ impl Ranking {
 }
 
 /// What stands for all names that are not shown; no name of ours has parentheses.
-const OTHERS: &str = "(others)";
+pub const OTHERS: &str = "(others)";
 /// After names gave way; before, twice as many: about 10 MiB.
 const NAMES_KEPT: usize = 65_536;
 

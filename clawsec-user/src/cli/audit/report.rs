@@ -116,7 +116,7 @@ fn write_whole(file: &Path, html: &str) -> Result<(), Failure> {
 }
 
 /// Rows of the table of refusals.
-const DENIALS: usize = 40;
+const DENIALS: usize = 25;
 
 #[cfg(test)]
 mod tests {

@@ -111,14 +111,18 @@ impl Page<'_> {
         });
         html.push_str("<div class=\"cards\">");
         for Series { title, class, of } in &SERIES {
-            card(html, title, class, &grouped(of(sums)), &{
+            let compared = if self.is_since {
+                format!("{} before", grouped(of(before)))
+            } else {
                 let change = change(of(before), of(now));
-                if change.is_empty() {
-                    String::new()
+                let none = change.is_empty();
+                if none {
+                    change
                 } else {
-                    format!("{change} {}", self.against())
+                    format!("later half: {change}")
                 }
-            });
+            };
+            card(html, title, class, &grouped(of(sums)), &compared);
         }
         let sources = &self.stats.sources;
         let least = if sources.inexact > 0 { "over " } else { "" };
@@ -136,14 +140,6 @@ impl Page<'_> {
         };
         card(html, "Hash chain", class, word, text);
         html.push_str("</div>");
-    }
-
-    fn against(&self) -> &'static str {
-        if self.is_since {
-            "against the time before"
-        } else {
-            "later half against earlier"
-        }
     }
 
     fn trend(&self, html: &mut String) {

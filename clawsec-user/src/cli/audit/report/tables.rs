@@ -4,20 +4,26 @@ use std::path::PathBuf;
 
 use super::chart::bar;
 use super::page::{ChainState, put, section, shown};
-use crate::audit::{Denial, Denials, Losses, Times, Top};
+use crate::audit::{Denial, Denials, Losses, OTHERS, Ranked, Times, Top};
 use crate::cli::audit::table::{change, minute};
 use crate::config::Warning;
 use crate::ops::{counted, grouped};
 
 pub(super) fn ranking(html: &mut String, top: &Top) {
-    let most = top.names.iter().map(|row| row.count).max().unwrap_or(0);
+    let is_others = |row: &Ranked| row.name == OTHERS;
+    let named = top.names.iter().filter(|row| !is_others(row));
+    let most = named.map(|row| row.count).max().unwrap_or(0);
     html.push_str(
         "<table class=\"ranked\"><tr><th>name</th><th class=\"n\">times</th>\
-         <th class=\"n\">refused</th><th class=\"n\">change</th></tr>",
+         <th class=\"n wide\">refused</th><th class=\"n\">change</th></tr>",
     );
     for row in &top.names {
-        put(html, format_args!("<tr><td>{}", shown(&row.name)));
-        bar(html, row.count, row.denied, most);
+        if is_others(row) {
+            html.push_str("<tr class=\"soft\"><td>all others");
+        } else {
+            put(html, format_args!("<tr><td>{}", shown(&row.name)));
+            bar(html, row.count, row.denied, most);
+        }
         let denied = if row.denied == 0 {
             String::new()
         } else {
@@ -26,7 +32,7 @@ pub(super) fn ranking(html: &mut String, top: &Top) {
         put(
             html,
             format_args!(
-                "</td><td class=\"n\">{}</td><td class=\"n\">{denied}</td>\
+                "</td><td class=\"n\">{}</td><td class=\"n wide\">{denied}</td>\
                  <td class=\"n soft\">{}</td></tr>",
                 grouped(row.count),
                 change(row.before, row.now)
