@@ -14,4 +14,6 @@ mod peer;
 #[cfg(test)]
 mod pure;
 #[cfg(test)]
+mod schema;
+#[cfg(test)]
 mod system;

@@ -9,3 +9,4 @@ mod fuzz;
 mod killed;
 mod methods;
 mod metrics;
+mod schema;

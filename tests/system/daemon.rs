@@ -18,6 +18,8 @@ use serde_json::Value;
 use xtask::lab::{self, Host, Lab};
 use xtask::standin::{self, Seen};
 
+use crate::schema::breach;
+
 pub(crate) const KEY: &str = "test-key-of-thirty-two-characters";
 pub(crate) const UPSTREAM_TOKEN: &str = "upstream-token-of-the-stand-in";
 
@@ -283,12 +285,15 @@ impl Daemon {
         serde_json::from_slice(&output.stdout).expect("parse the status")
     }
 
-    /// The audit log, parsed.
+    /// The audit log, parsed; every record is held against the schema.
     pub(crate) fn audit(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.path("audit.log")).unwrap_or_default();
-        text.lines()
-            .map(|line| serde_json::from_str(line).expect("a record is JSON"))
-            .collect()
+        let record = |line: &str| {
+            let record: Value = serde_json::from_str(line).expect("a record is JSON");
+            assert_eq!(breach(&record), None, "{record}");
+            record
+        };
+        text.lines().map(record).collect()
     }
 
     /// Waits until a record fits, at most ten seconds.

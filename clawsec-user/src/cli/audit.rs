@@ -21,7 +21,7 @@ use self::arguments::LogArgument;
 use self::meter::Meter;
 use self::text::Paint;
 use super::{CommandResult, Exit, Failure, output};
-use crate::audit::{Chain, HeadCheck, ReadError, neutralise, verify};
+use crate::audit::{Chain, HeadCheck, ReadError, neutralise, schema, verify};
 use crate::config::Secret;
 
 #[derive(Debug, Subcommand)]
@@ -38,6 +38,8 @@ pub(crate) enum AuditCommand {
     Who(summary::WhoArguments),
     /// Show a request from its first record to its last, with every field.
     Show(records::ShowArguments),
+    /// Print the JSON Schema of a record.
+    Schema,
     /// Check the hash chain and the sums; name the first bad record and what was done.
     Verify(VerifyArguments),
     /// Try the configuration's alerts on the records that are there.
@@ -70,9 +72,16 @@ pub(crate) fn run(command: AuditCommand) -> CommandResult {
         AuditCommand::Report(arguments) => report::report(&arguments),
         AuditCommand::Who(arguments) => summary::who(&arguments),
         AuditCommand::Show(arguments) => records::show(&arguments),
+        AuditCommand::Schema => print_schema(),
         AuditCommand::Verify(arguments) => check(&arguments),
         AuditCommand::Alerts(arguments) => alerts::run(&arguments),
     }
+}
+
+fn print_schema() -> CommandResult {
+    let text = serde_json::to_string_pretty(&schema()).map_err(Failure::other)?;
+    output::print(&(text + "\n"));
+    Ok(ExitCode::SUCCESS)
 }
 
 fn check(arguments: &VerifyArguments) -> CommandResult {
