@@ -51,6 +51,7 @@ const WORDS: [Words; 6] = [
             "configuration_refused",
             "confirmed",
             "operator",
+            "repeated_denials",
             "unconfirmed",
         ],
         of_policy: true,

@@ -5,6 +5,7 @@
 
 mod alerts;
 mod arguments;
+mod export;
 mod meter;
 mod records;
 mod report;
@@ -38,6 +39,8 @@ pub(crate) enum AuditCommand {
     Who(summary::WhoArguments),
     /// Show a request from its first record to its last, with every field.
     Show(records::ShowArguments),
+    /// Write records for other programs: OCSF events or CSV.
+    Export(export::ExportArguments),
     /// Print the JSON Schema of a record.
     Schema,
     /// Check the hash chain and the sums; name the first bad record and what was done.
@@ -72,6 +75,7 @@ pub(crate) fn run(command: AuditCommand) -> CommandResult {
         AuditCommand::Report(arguments) => report::report(&arguments),
         AuditCommand::Who(arguments) => summary::who(&arguments),
         AuditCommand::Show(arguments) => records::show(&arguments),
+        AuditCommand::Export(arguments) => export::export(&arguments),
         AuditCommand::Schema => print_schema(),
         AuditCommand::Verify(arguments) => check(&arguments),
         AuditCommand::Alerts(arguments) => alerts::run(&arguments),
