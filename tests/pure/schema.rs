@@ -1,5 +1,6 @@
 //! What the writer writes is what the schema promises, for every event.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use clawsec_common::reason::{Reason as Why, Verdict};
@@ -91,7 +92,7 @@ async fn every_record_that_is_written_fits_it() {
     writing.await.unwrap();
 
     let mut reader = LogReader::open(&log).unwrap();
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     while let Some(line) = reader.next_line().unwrap() {
         let record: Value = serde_json::from_slice(line.text).unwrap();
         assert_eq!(breach(&record), None, "{record}");
@@ -183,4 +184,37 @@ fn each_part_of_the_schema_is_held_to() {
     drop["action"] = json!("drop");
     drop["reason"] = json!("not_allowed");
     assert_eq!(breach(&drop), None);
+}
+
+/// `packaging/lnav/clawsec.json`; that lnav takes it was seen with lnav 0.11.1.
+#[test]
+fn the_lnav_format_has_the_fields_of_a_record() {
+    let format = include_str!("../../packaging/lnav/clawsec.json");
+    let format: Value = serde_json::from_str(format).unwrap();
+    let format = &format["clawsec_log"];
+    let names = |fields: &Value| -> BTreeSet<String> {
+        fields.as_object().unwrap().keys().cloned().collect()
+    };
+    let mut expected = BTreeSet::new();
+    let schema = audit::schema();
+    for (name, field) in schema["properties"].as_object().unwrap() {
+        if field["properties"].is_null() {
+            expected.insert(name.clone());
+        } else {
+            let inner = names(&field["properties"]).into_iter();
+            expected.extend(inner.map(|inner| format!("{name}/{inner}")));
+        }
+    }
+    // A word of SQL: lnav 0.11 makes no table when a field is called so.
+    expected.remove("group");
+    assert_eq!(names(&format["value"]), expected);
+    let parts = format["line-format"].as_array().unwrap().iter();
+    let shown = parts.filter_map(|part| part["field"].as_str());
+    let read = ["timestamp-field", "level-field", "body-field", "opid-field"];
+    for name in shown.chain(read.iter().map(|name| format[name].as_str().unwrap())) {
+        assert!(expected.contains(name), "{name}");
+    }
+    let levels = format["level"].as_object().unwrap().values();
+    let levels: BTreeSet<_> = levels.map(|level| level.as_str().unwrap()).collect();
+    assert_eq!(levels, BTreeSet::from(["^allow$", "^deny$", "^error$"]));
 }
