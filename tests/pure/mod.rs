@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod config;
+mod documented;
 #[cfg(test)]
 mod flood;
 mod fuzz;

@@ -46,6 +46,8 @@ impl fmt::Display for Tier {
 pub(crate) struct Count {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
+    /// Tests that said themselves what they lack here.
+    pub(crate) not_run: u64,
 }
 
 /// Runs the tiers and prints one line for each, then the sum.
@@ -74,10 +76,15 @@ pub(crate) fn run(only: Option<Tier>, filter: Option<&str>, strict: bool) -> any
                 (count, format!(" ({note})"))
             }
         };
+        let lacking = match count.not_run {
+            0 => String::new(),
+            some => format!(", {some} not run: see NOT RUN above"),
+        };
         lines.push(format!(
-            "tier {tier}: {} passed, {} failed{note}",
+            "tier {tier}: {} passed, {} failed{lacking}{note}",
             count.passed, count.failed
         ));
+        not_run += count.not_run;
         total.passed += count.passed;
         total.failed += count.failed;
     }
@@ -217,6 +224,7 @@ fn run_tier(tier: Tier, filter: Option<&str>, environment: &Environment) -> anyh
         let (printed, complete) = relay(&mut child)?;
         count.passed += printed.passed;
         count.failed += printed.failed;
+        count.not_run += printed.not_run;
         if !child.wait().context("wait for cargo test")?.success()
             && (printed.failed == 0 || !complete)
         {
@@ -235,12 +243,17 @@ fn relay(child: &mut std::process::Child) -> anyhow::Result<(Count, bool)> {
     for line in BufReader::new(output).lines() {
         let line = line.context("read the output of cargo test")?;
         writeln!(std::io::stdout(), "{line}")?;
+        if line.contains("NOT RUN ") {
+            count.not_run += 1;
+        }
         if let Some(result) = line.strip_prefix("test result: ") {
             complete = true;
             count.passed += number_before(result, " passed");
             count.failed += number_before(result, " failed");
         }
     }
+    // libtest takes them for passed.
+    count.passed = count.passed.saturating_sub(count.not_run);
     Ok((count, complete))
 }
 
