@@ -15,6 +15,7 @@ mod metrics;
 mod oracle;
 mod probes;
 mod providers;
+mod reading;
 mod reload;
 mod reloads;
 mod renewal;
