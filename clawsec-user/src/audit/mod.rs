@@ -54,7 +54,7 @@ pub use glance::Glance;
 pub use head::{Head, head_path};
 pub use ledger::{Attribution, CheckpointCause, Ledger, LedgerLimits, Maps};
 pub use parts::{Packing, Part, ReadError, parts};
-pub use query::{Found, query};
+pub use query::{Found, convert, query};
 pub use ranking::{OTHERS, Ranked, Top};
 pub use read::{Line, LogReader};
 pub use record::{MAX_LINE_BYTES, Record, Source};

@@ -30,6 +30,34 @@ pub fn query(
     progress: OnProgress<'_>,
     mut give: impl FnMut(&[u8]) -> ControlFlow<()>,
 ) -> Result<Found, ReadError> {
+    let as_it_is = |line: &[u8], text: &mut Vec<u8>| {
+        text.extend_from_slice(line);
+        text.push(b'\n');
+        true
+    };
+    let mut records = 0;
+    let found = convert(log, filter, progress, as_it_is, |text| {
+        for (_, line, _) in lines(text) {
+            records += 1;
+            give(line)?;
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(Found { records, ..found })
+}
+
+/// The same in another form, which all cores make: `form` appends a record to the text, or says that
+/// it is none; `give` gets the text of many records at once.
+///
+/// # Errors
+/// As `query`.
+pub fn convert(
+    log: &Path,
+    filter: &Filter,
+    progress: OnProgress<'_>,
+    form: impl Fn(&[u8], &mut Vec<u8>) -> bool + Sync,
+    mut give: impl FnMut(&[u8]) -> ControlFlow<()>,
+) -> Result<Found, ReadError> {
     let mut blocks = Blocks::open(log)?;
     let mut found = Found::default();
     scan(
@@ -37,28 +65,26 @@ pub fn query(
         progress,
         || (),
         |(), block| {
-            let mut taken = Vec::new();
-            let mut unreadable = 0;
+            let mut text = Vec::new();
+            let (mut records, mut unreadable) = (0, 0);
             for (_, line, whole) in lines(&block.text) {
                 match Glance::parse(line) {
                     Ok(record) if whole && filter.takes(&record) => {
-                        taken.extend_from_slice(line);
-                        taken.push(b'\n');
+                        let is_record = form(line, &mut text);
+                        records += u64::from(is_record);
+                        unreadable += u64::from(!is_record);
                     }
                     Err(_) if whole => unreadable += 1,
                     _ => {}
                 }
             }
-            (taken, unreadable)
+            (text, records, unreadable)
         },
         |piece| match piece {
-            Piece::Made((taken, unreadable)) => {
+            Piece::Made((text, records, unreadable)) => {
+                found.records += records;
                 found.unreadable += unreadable;
-                for (_, line, _) in lines(&taken) {
-                    found.records += 1;
-                    give(line)?;
-                }
-                ControlFlow::Continue(())
+                give(&text)
             }
             Piece::Damage(error) => {
                 found.damages.push(error);

@@ -4,6 +4,7 @@
 //! which spreadsheets take for «text»; numbers of ours need none.
 
 use std::fmt::Display;
+use std::io::Write as _;
 
 use super::super::record::Record;
 
@@ -14,7 +15,7 @@ sandbox_signal,sandbox_oom,sandbox_timed_out,sandbox_duration_ms,sandbox_output_
 sandbox_truncated,duration_ms,count,settles,epoch,totals,first,last,detail,prev,hash\r\n";
 
 /// Appends the row of one record.
-pub fn csv(record: &Record, out: &mut String) {
+pub fn csv(record: &Record, out: &mut Vec<u8>) {
     let mut row = Row { out, first: true };
     row.number(Some(record.seq));
     row.number(Some(record.ts));
@@ -61,11 +62,11 @@ pub fn csv(record: &Record, out: &mut String) {
     row.text(record.detail.as_deref());
     row.number(Some(record.prev));
     row.number(Some(record.hash));
-    out.push_str("\r\n");
+    out.extend_from_slice(b"\r\n");
 }
 
 struct Row<'a> {
-    out: &'a mut String,
+    out: &'a mut Vec<u8>,
     first: bool,
 }
 
@@ -74,7 +75,8 @@ impl Row<'_> {
     fn number(&mut self, value: Option<impl Display>) {
         self.begin();
         if let Some(value) = value {
-            self.out.push_str(&value.to_string());
+            // Writing to memory cannot fail.
+            let _written = write!(self.out, "{value}");
         }
     }
 
@@ -90,16 +92,16 @@ impl Row<'_> {
         };
         if text.contains(['"', ',', '\r', '\n']) {
             let doubled = text.replace('"', "\"\"");
-            self.out.push_str(&format!("\"{mark}{doubled}\""));
+            let _written = write!(self.out, "\"{mark}{doubled}\"");
         } else {
-            self.out.push_str(mark);
-            self.out.push_str(text);
+            self.out.extend_from_slice(mark.as_bytes());
+            self.out.extend_from_slice(text.as_bytes());
         }
     }
 
     fn begin(&mut self) {
         if !std::mem::take(&mut self.first) {
-            self.out.push(',');
+            self.out.push(b',');
         }
     }
 }
@@ -133,8 +135,9 @@ mod tests {
 
     fn row_of(user: &str) -> Vec<(String, String)> {
         let line = LINE.replace("NAME", user);
-        let mut row = String::new();
+        let mut row = Vec::new();
         csv(&Record::parse(line.as_bytes()).unwrap(), &mut row);
+        let row = String::from_utf8(row).unwrap();
         let (names, cells) = (cells(HEADER), cells(&row));
         assert_eq!(names.len(), cells.len(), "a cell for each column: {row}");
         names.into_iter().zip(cells).collect()

@@ -31,43 +31,37 @@ pub(crate) struct ExportArguments {
 
 pub(super) fn export(arguments: &ExportArguments) -> CommandResult {
     let (path, _) = arguments.log.find()?;
-    let mut text = String::new();
-    if arguments.format == Format::Csv {
-        text.push_str(CSV_HEADER);
-    }
     let mut stdout = io::stdout().lock();
-    let mut meter = Meter::new();
-    let filter = arguments.filter.filter();
-    let mut damaged = 0;
-    let found = audit::query(&path, &filter, &mut |at| meter.at(at), |line| {
-        // A glance takes less than the whole record: a field that is not what it should be.
+    if arguments.format == Format::Csv {
+        // A pipe that is closed already is noticed below.
+        let _closed = stdout.write_all(CSV_HEADER.as_bytes());
+    }
+    let format = arguments.format;
+    // A glance takes less than the whole record: a field may be what it should not.
+    let form = |line: &[u8], text: &mut Vec<u8>| {
         let Ok(record) = Record::parse(line) else {
-            damaged += 1;
-            return ControlFlow::Continue(());
+            return false;
         };
-        match arguments.format {
-            Format::Csv => csv(&record, &mut text),
+        match format {
+            Format::Csv => csv(&record, text),
             Format::Ocsf => {
-                text.push_str(&neutralise_json(&ocsf(&record).to_string()));
-                text.push('\n');
+                text.extend_from_slice(neutralise_json(&ocsf(&record).to_string()).as_bytes());
+                text.push(b'\n');
             }
         }
-        if text.len() < WRITE_BYTES {
-            return ControlFlow::Continue(());
-        }
+        true
+    };
+    let mut meter = Meter::new();
+    let filter = arguments.filter.filter();
+    let found = audit::convert(&path, &filter, &mut |at| meter.at(at), form, |text| {
         // Nobody reads any more.
-        if stdout.write_all(text.as_bytes()).is_err() {
-            return ControlFlow::Break(());
+        match stdout.write_all(text) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_closed) => ControlFlow::Break(()),
         }
-        text.clear();
-        ControlFlow::Continue(())
     })
     .map_err(absent)?;
     drop(meter);
-    let _closed = stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush());
-    Ok(conclude(found.damages, found.unreadable + damaged))
+    let _closed = stdout.flush();
+    Ok(conclude(found.damages, found.unreadable))
 }
-
-const WRITE_BYTES: usize = 64 * 1024;
