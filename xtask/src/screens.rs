@@ -50,9 +50,9 @@ pub(crate) fn run(chromium: &str) -> anyhow::Result<()> {
         ("page-light.png", &page, "980,760", 1),
         ("page-dark.png", &page, "980,760", 0),
         ("page-phone.png", &page, "390,840", 1),
-        ("report-light.png", &report, "1280,2600", 1),
-        ("report-dark.png", &report, "1280,2600", 0),
-        ("report-phone.png", &report, "390,4200", 1),
+        ("report-light.png", &report, "1280,3700", 1),
+        ("report-dark.png", &report, "1280,3700", 0),
+        ("report-phone.png", &report, "390,8200", 1),
     ] {
         world.picture(chromium, page, &screens.join(name), size, scheme)?;
     }

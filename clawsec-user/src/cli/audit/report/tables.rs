@@ -114,30 +114,26 @@ fn denial_row(html: &mut String, denial: &Denial, times: Times) {
 pub(super) fn losses(html: &mut String, losses: &Losses, chain: &ChainState) {
     section(html, "What the log does not have", |html| {
         html.push_str("<table>");
-        for (what, count) in [
-            ("events that could not be written", losses.lost),
-            (
-                "packets dropped, counted without a source",
-                losses.not_attributed,
-            ),
-            ("lines that are not records", losses.unreadable),
-        ] {
-            let class = if count == 0 { "soft" } else { "bad" };
+        let mut row = |class: &str, what: &str, count: u64| {
+            let red = if count == 0 { "soft" } else { "bad" };
             let count = grouped(count);
             put(
                 html,
-                format_args!("<tr><td>{what}</td><td class=\"n {class}\">{count}</td></tr>"),
-            );
-        }
-        for (event, count) in &losses.lost_by_event {
-            let (event, count) = (shown(event), grouped(*count));
-            put(
-                html,
                 format_args!(
-                    "<tr><td class=\"soft\">of them {event}</td><td class=\"n\">{count}</td></tr>"
+                    "<tr><td class=\"{class}\">{what}</td><td class=\"n {red}\">{count}</td></tr>"
                 ),
             );
+        };
+        row("", "events that could not be written", losses.lost);
+        for (event, count) in &losses.lost_by_event {
+            row("soft", &format!("of them {}", shown(event)), *count);
         }
+        row(
+            "",
+            "packets dropped, counted without a source",
+            losses.not_attributed,
+        );
+        row("", "lines that are not records", losses.unreadable);
         html.push_str("</table>");
         let ChainState { report, has_head } = chain;
         match (&report.problem, report.first_seq, report.last_seq) {
