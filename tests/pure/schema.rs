@@ -5,7 +5,7 @@ use std::path::Path;
 
 use clawsec_common::reason::{Reason as Why, Verdict};
 use clawsec_user::audit::{self, LogReader, Recorded};
-use clawsec_user::config::{AuditConfig, AuditOnFailure, Fsync};
+use clawsec_user::config::{AuditConfig, Fsync};
 use clawsec_user::event::{Event, EventKind, Outcome, SandboxFact, ToolFact};
 use clawsec_user::policy::Reason;
 use serde_json::{Value, json};
@@ -13,18 +13,12 @@ use serde_json::{Value, json};
 use crate::schema::breach;
 
 fn config(path: &Path) -> AuditConfig {
-    AuditConfig {
-        enabled: true,
-        path: path.to_owned(),
-        events: EventKind::ALL.to_vec(),
-        on_failure: AuditOnFailure::Deny,
-        fsync: Fsync::Never,
-        // Rotates on the way.
-        rotate_bytes: 16 << 10,
-        rotate_keep: 100,
-        interval: std::time::Duration::from_millis(20),
-        chain_key: None,
-    }
+    let mut config = AuditConfig::at(path.to_owned());
+    config.fsync = Fsync::Never;
+    // Rotates on the way.
+    config.rotate_bytes = 16 << 10;
+    config.rotate_keep = 100;
+    config
 }
 
 /// Every field that an event has, each text longer than a record holds.

@@ -103,6 +103,7 @@ const WORDS: [Words; 6] = [
     Words {
         event: EventKind::System,
         actions: &[
+            "alert",
             "chain",
             "epoch",
             "gateway_exit",
@@ -111,15 +112,19 @@ const WORDS: [Words; 6] = [
             "lost",
             "node",
             "observer",
+            "pack",
             "recovered",
             "reopen",
             "repair",
             "rotate",
+            "sink",
+            "space",
             "start",
             "stop",
         ],
         reasons: &[
             "ok",
+            "age",
             "away",
             "connected",
             "damaged",
@@ -141,9 +146,12 @@ const WORDS: [Words; 6] = [
             "record_changed",
             "refused",
             "size",
+            "space_low",
+            "space_short",
             "tail_changed",
             "tail_missing",
             "torn_line",
+            "unreachable",
             "unreadable",
             "unwritable",
         ],
@@ -233,6 +241,7 @@ fn properties(events: &[&str], outcomes: &[&str]) -> Value {
         "duration_ms": count("of `observed`: from its beginning to its end"),
         "count": count("occurrences this record adds to the sums"),
         "settles": count("occurrences named here that an earlier record counted without a source"),
+        "sources": count("about how many different sources it tells of, where it names none"),
         "epoch": count("which life of the kernel's counters"),
         "totals": totals,
         "first": stamp("of a sum: its first occurrence"),
@@ -293,5 +302,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn every_action_of_the_log_itself_is_a_word_of_it() {
+        let mut found = 0;
+        for line in include_str!("entry.rs").lines() {
+            let Some((_, word)) = line
+                .strip_prefix("pub(super) const ")
+                .and_then(|rest| rest.split_once(": &str = "))
+            else {
+                continue;
+            };
+            let word = word.trim_matches(['"', ';']);
+            assert!(WORDS.iter().any(|of| of.actions.contains(&word)), "{word}");
+            found += 1;
+        }
+        assert!(found > 10, "{found}");
     }
 }

@@ -12,7 +12,7 @@ use super::super::record::Record;
 pub const HEADER: &str = "seq,ts,event,action,outcome,reason,rule,generation,src_ip,src_port,\
 request,principal,user,group,agent,session,tool,tool_args_bytes,sandbox_provider,sandbox_exit,\
 sandbox_signal,sandbox_oom,sandbox_timed_out,sandbox_duration_ms,sandbox_output_bytes,\
-sandbox_truncated,duration_ms,count,settles,epoch,totals,first,last,detail,prev,hash\r\n";
+sandbox_truncated,duration_ms,count,settles,sources,epoch,totals,first,last,detail,prev,hash\r\n";
 
 /// Appends the row of one record.
 pub fn csv(record: &Record, out: &mut Vec<u8>) {
@@ -52,6 +52,7 @@ pub fn csv(record: &Record, out: &mut Vec<u8>) {
     row.number(record.duration_ms);
     row.number(Some(record.count));
     row.number((record.settles > 0).then_some(record.settles));
+    row.number(record.sources);
     row.number(record.epoch);
     let totals = record.totals.as_ref();
     // Plain names and numbers; writing them to memory cannot fail.

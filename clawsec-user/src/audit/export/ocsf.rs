@@ -294,6 +294,7 @@ fn unmapped(class: &Class, record: &Record) -> Value {
             "settles",
             Some(record.settles).filter(|settles| *settles > 0),
         ),
+        ("sources", record.sources),
         ("epoch", record.epoch),
     ] {
         if let Some(value) = value {
@@ -416,7 +417,7 @@ mod tests {
 
     #[test]
     fn nothing_of_a_record_is_left_out() {
-        let every = r#""generation":70071,"src":{"ip":"192.0.2.99","port":50505},"request":"a request","principal":"a key","user":"a user","group":"a group","agent":"an agent","session":"a session","rule":"a rule","tool":{"name":"a tool","args_bytes":31013},"sandbox":{"provider":"a provider","exit":-41,"signal":43,"oom":true,"timed_out":true,"duration_ms":47047,"output_bytes":53053,"truncated":true},"duration_ms":59059,"settles":61061,"epoch":67067,"totals":{"a total":71071},"detail":"a detail""#;
+        let every = r#""generation":70071,"src":{"ip":"192.0.2.99","port":50505},"request":"a request","principal":"a key","user":"a user","group":"a group","agent":"an agent","session":"a session","rule":"a rule","tool":{"name":"a tool","args_bytes":31013},"sandbox":{"provider":"a provider","exit":-41,"signal":43,"oom":true,"timed_out":true,"duration_ms":47047,"output_bytes":53053,"truncated":true},"duration_ms":59059,"settles":61061,"sources":63063,"epoch":67067,"totals":{"a total":71071},"detail":"a detail""#;
         for kind in EventKind::ALL {
             for outcome in ["allow", "deny"] {
                 let (event, hash) = (kind.as_str(), "5".repeat(64));
