@@ -340,7 +340,7 @@ impl Drop for Daemon {
 }
 
 /// Serves the stand-in gateway on the gateway host's loopback until the test process ends.
-fn serve_stand_in(lab: &Lab, seen: &Arc<Seen>) {
+pub(crate) fn serve_stand_in(lab: &Lab, seen: &Arc<Seen>) {
     let listener = in_namespace(lab, Host::Gateway, || {
         TcpListener::bind("127.0.0.1:18789").expect("bind the stand-in gateway")
     });

@@ -7,6 +7,7 @@ mod confinement;
 pub(crate) mod daemon;
 pub(crate) mod docker;
 mod flood;
+mod init;
 mod input;
 mod judge;
 mod kept;

@@ -52,7 +52,7 @@ pub(crate) fn run(command: &KeyCommand) -> CommandResult {
 }
 
 /// 32 random bytes in URL-safe base64, with a prefix that secret scanners can know.
-fn new_key() -> Result<Zeroizing<String>, Failure> {
+pub(super) fn new_key() -> Result<Zeroizing<String>, Failure> {
     let mut bytes = Zeroizing::new([0; 32]);
     SystemRandom::new()
         .fill(bytes.as_mut_slice())
@@ -63,7 +63,7 @@ fn new_key() -> Result<Zeroizing<String>, Failure> {
     )))
 }
 
-fn hash(key: &[u8]) -> String {
+pub(super) fn hash(key: &[u8]) -> String {
     let digest = digest::digest(&digest::SHA256, key);
     let hex = digest.as_ref().iter().map(|byte| format!("{byte:02x}"));
     format!("sha256:{}", hex.collect::<String>())

@@ -11,7 +11,9 @@ mod confirm;
 mod contain;
 mod explain;
 mod gateway;
+mod init;
 mod key;
+mod machine;
 mod output;
 mod render;
 mod replay;
@@ -38,6 +40,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write a first configuration, a key and a certificate; overwrites nothing.
+    Init(init::InitArguments),
     /// Run the daemon in the foreground.
     Run(run::RunArguments),
     /// Keep the policy that `run --confirm` has put on probation.
@@ -83,6 +87,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
+        Command::Init(arguments) => init::init(&arguments),
         Command::Run(arguments) => run::run(arguments),
         Command::Confirm(arguments) => confirm::confirm(&arguments),
         Command::Check(arguments) => check::check(&arguments),

@@ -224,6 +224,9 @@ pub struct SandboxConfig {
     pub agents: BTreeMap<String, SandboxConfig>,
 }
 
+/// The user that tools run as where `security.sandbox.user` is left out.
+pub const SANDBOX_USER: &str = "clawsec-sbx";
+
 impl SandboxConfig {
     /// The defaults.
     pub fn defaults(enabled: bool) -> Self {
@@ -240,7 +243,7 @@ impl SandboxConfig {
             timeout: Duration::from_secs(30),
             output_bytes: 262_144,
             concurrency: 4,
-            user: "clawsec-sbx".to_owned(),
+            user: SANDBOX_USER.to_owned(),
             // Also after an upgrade has put another file in its place.
             launcher: PathBuf::from("/proc/self/exe"),
             docker_socket: PathBuf::from("/var/run/docker.sock"),

@@ -81,8 +81,16 @@ impl Product {
         }
     }
 
+    /// The variable that names the folder which holds that file, otherwise in the home folder.
+    pub fn state_variable(self) -> &'static str {
+        match self {
+            Self::Clawdbot => "CLAWDBOT_STATE_DIR",
+            Self::Openclaw => "OPENCLAW_STATE_DIR",
+        }
+    }
+
     /// The variable that each reads its token from by itself.
-    fn token_variable(self) -> &'static str {
+    pub fn token_variable(self) -> &'static str {
         match self {
             Self::Clawdbot => "CLAWDBOT_GATEWAY_TOKEN",
             Self::Openclaw => "OPENCLAW_GATEWAY_TOKEN",

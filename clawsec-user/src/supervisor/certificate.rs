@@ -1,13 +1,35 @@
-//! When a certificate ends: the one date that is read of it.
+//! What is read of a certificate: when it begins and ends, and its fingerprint.
 //!
-//! rustls judges certificates; it does not say this date. The file is root's own, so that a
+//! rustls judges certificates; it does not say these dates. The file is root's own, so that a
 //! walk over the outermost DER elements is enough (RFC 5280, 4.1).
 
+use aws_lc_rs::digest;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
+/// SHA-256 of the first certificate in a PEM text, as clients pin it: `AB:CD:…`.
+pub fn fingerprint(pem: &str) -> Option<String> {
+    let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+    let digest = digest::digest(&digest::SHA256, &certificate);
+    let bytes = digest.as_ref().iter();
+    let pairs: Vec<String> = bytes.map(|byte| format!("{byte:02X}")).collect();
+    Some(pairs.join(":"))
+}
+
+/// When a certificate is valid, in seconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    pub not_before: i64,
+    pub not_after: i64,
+}
+
 /// `notAfter` of the first certificate in a PEM text, in seconds since the Unix epoch.
 pub(super) fn not_after(pem: &str) -> Option<i64> {
+    Some(validity(pem)?.not_after)
+}
+
+/// Reads when the first certificate in a PEM text is valid.
+pub fn validity(pem: &str) -> Option<Validity> {
     let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
     let (_, certificate, _) = element(&certificate)?;
     let (_, mut rest, _) = element(certificate)?;
@@ -19,9 +41,12 @@ pub(super) fn not_after(pem: &str) -> Option<i64> {
         rest = element(rest)?.2;
     }
     let (_, validity, _) = element(rest)?;
-    let (_, _, after_not_before) = element(validity)?;
-    let (kind, time, _) = element(after_not_before)?;
-    seconds(kind, std::str::from_utf8(time).ok()?)
+    let (not_before, after_not_before) = time(validity)?;
+    let (not_after, _) = time(after_not_before)?;
+    Some(Validity {
+        not_before,
+        not_after,
+    })
 }
 
 const EXPLICIT_VERSION: u8 = 0xa0;
@@ -43,6 +68,12 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     };
     let (contents, after) = rest.split_at_checked(length)?;
     Some((tag, contents, after))
+}
+
+/// One time, and what comes after it.
+fn time(bytes: &[u8]) -> Option<(i64, &[u8])> {
+    let (kind, text, after) = element(bytes)?;
+    Some((seconds(kind, std::str::from_utf8(text).ok()?)?, after))
 }
 
 /// `YYMMDDHHMMSSZ` until 2049, `YYYYMMDDHHMMSSZ` after it.
@@ -69,11 +100,26 @@ mod tests {
     fn the_end_of_a_certificate_is_read() {
         for (year, expected) in [(2031, 1_924_992_000), (2075, 3_313_526_400)] {
             let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+            params.not_before = rcgen::date_time_ymd(2025, 1, 1);
             params.not_after = rcgen::date_time_ymd(year, 1, 1);
             let key = rcgen::KeyPair::generate().unwrap();
             let made = params.self_signed(&key).unwrap();
-            assert_eq!(not_after(&made.pem()), Some(expected), "{year}");
+            let expected = Validity {
+                not_before: 1_735_689_600,
+                not_after: expected,
+            };
+            assert_eq!(validity(&made.pem()), Some(expected), "{year}");
         }
+    }
+
+    #[test]
+    fn the_fingerprint_is_that_of_the_certificate() {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let digest = digest::digest(&digest::SHA256, made.cert.der());
+        let shown = fingerprint(&made.cert.pem()).unwrap();
+        assert_eq!(shown.len(), 32 * 3 - 1);
+        assert!(shown.starts_with(&format!("{:02X}:", digest.as_ref()[0])));
+        assert_eq!(fingerprint("none"), None);
     }
 
     #[test]

@@ -4,12 +4,12 @@
 //! and by the kernel's table of TCP connections, as far as they belong to a process called `sshd`.
 
 use std::collections::HashSet;
-use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
 
+use super::sockets::{self, Socket};
 use crate::config::Config;
 
 /// Someone at a shell on this machine.
@@ -24,15 +24,15 @@ pub struct Session {
 pub fn sessions(ssh_connection: Option<&str>) -> Vec<Session> {
     let mut sessions: Vec<Session> = ssh_connection.and_then(of_shell).into_iter().collect();
     let proc = Path::new("/proc");
-    let table: Vec<(Session, u64)> = ["net/tcp", "net/tcp6"]
-        .iter()
-        .filter_map(|name| fs::read_to_string(proc.join(name)).ok())
-        .flat_map(|table| established(&table))
-        .collect();
+    let mut table = sockets::table(proc);
+    table.retain(Socket::is_established);
     if !table.is_empty() {
         let owned = sockets_of_sshd(proc);
-        let held = table.into_iter().filter(|(_, inode)| owned.contains(inode));
-        sessions.extend(held.map(|(session, _)| session));
+        let held = table.iter().filter(|socket| owned.contains(&socket.inode));
+        sessions.extend(held.map(|socket| Session {
+            peer: socket.peer.ip(),
+            port: socket.local.port(),
+        }));
     }
     sessions
 }
@@ -83,73 +83,16 @@ fn of_shell(connection: &str) -> Option<Session> {
     })
 }
 
-/// The established rows of `/proc/net/tcp` or `tcp6`, with their sockets' inodes.
-fn established(table: &str) -> Vec<(Session, u64)> {
-    const ESTABLISHED: &str = "01";
-    let row = |line: &str| {
-        let mut words = line.split_whitespace();
-        let local = words.nth(1)?;
-        let remote = words.next()?;
-        if words.next()? != ESTABLISHED {
-            return None;
-        }
-        let inode = words.nth(5)?.parse().ok()?;
-        let (_, port) = local.split_once(':')?;
-        let (peer, _) = remote.split_once(':')?;
-        let session = Session {
-            peer: address(peer)?,
-            port: u16::from_str_radix(port, 16).ok()?,
-        };
-        Some((session, inode))
-    };
-    table.lines().skip(1).filter_map(row).collect()
-}
-
-/// The table shows addresses as words of 32 bits in the machine's own byte order.
-fn address(hex: &str) -> Option<IpAddr> {
-    let word = |at: usize| {
-        let digits = hex.get(at..at + 8)?;
-        u32::from_str_radix(digits, 16).ok().map(u32::to_ne_bytes)
-    };
-    match hex.len() {
-        8 => Some(Ipv4Addr::from(word(0)?).into()),
-        32 => {
-            let words = [word(0)?, word(8)?, word(16)?, word(24)?].concat();
-            let octets: [u8; 16] = words.try_into().ok()?;
-            Some(IpAddr::from(Ipv6Addr::from(octets)).to_canonical())
-        }
-        _ => None,
-    }
-}
-
 /// Inodes of the sockets that processes called `sshd`, `sshd-session` and the like hold.
 fn sockets_of_sshd(proc: &Path) -> HashSet<u64> {
-    let mut inodes = HashSet::new();
-    for process in fs::read_dir(proc).into_iter().flatten().flatten() {
-        let path = process.path();
-        let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
-        if !name.starts_with("sshd") {
-            continue;
-        }
-        for descriptor in fs::read_dir(path.join("fd"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let Ok(target) = fs::read_link(descriptor.path()) else {
-                continue;
-            };
-            let inode: Option<u64> = target.to_str().and_then(|target| {
-                target
-                    .strip_prefix("socket:[")?
-                    .strip_suffix(']')?
-                    .parse()
-                    .ok()
-            });
-            inodes.extend(inode);
-        }
-    }
-    inodes
+    let processes = sockets::processes(proc).into_iter();
+    processes
+        .filter(|(_, process)| {
+            let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
+            name.starts_with("sshd")
+        })
+        .flat_map(|(_, process)| sockets::held_by(&process))
+        .collect()
 }
 
 #[cfg(test)]
@@ -157,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_shell_s_and_the_kernel_s_word() {
+    fn reads_the_shell_s_word() {
         let session = |peer: &str, port| Session {
             peer: peer.parse().unwrap(),
             port,
@@ -173,19 +116,5 @@ mod tests {
         for wrong in ["", "203.0.113.5", "203.0.113.5 1 192.0.2.1", "x 1 y 2"] {
             assert_eq!(of_shell(wrong), None, "{wrong:?}");
         }
-        // As little-endian machines show them; the tests' own are that.
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
-            0: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 11 1 0\n\
-            1: 010200C0:0016 057100CB:C822 01 00000000:00000000 02:000A7D8C 00000000     0        0 4711 2 0\n";
-        assert_eq!(
-            established(table),
-            [(session("203.0.113.5", 22), 4711)],
-            "a listener is no session"
-        );
-        assert_eq!(
-            address("0000000000000000FFFF0000057100CB"),
-            Some("203.0.113.5".parse().unwrap()),
-            "an IPv4 peer of an IPv6 socket"
-        );
     }
 }

@@ -5,7 +5,7 @@
 //! gateway process does, and each of that process's requests is judged here again.
 
 pub mod admin;
-mod certificate;
+pub mod certificate;
 mod child;
 mod confirm;
 mod documents;
@@ -22,6 +22,7 @@ mod reload;
 mod secrets;
 mod seen;
 mod signals;
+pub mod sockets;
 mod start;
 mod state;
 mod tally;

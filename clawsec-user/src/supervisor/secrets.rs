@@ -6,10 +6,8 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::hmac;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
-use aws_lc_rs::{digest, hmac};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use zeroize::Zeroizing;
 
 use crate::config::TlsConfig;
@@ -57,18 +55,6 @@ pub(super) fn tls_material(tls: &TlsConfig) -> Result<TlsMaterial, SecretError> 
             .map(|path| read(path, "gateway.tls.clientCa"))
             .transpose()?,
     })
-}
-
-/// SHA-256 of the first certificate, as clients pin it: `AB:CD:…`. `None` if there is none.
-pub(super) fn fingerprint(material: &TlsMaterial) -> Option<String> {
-    let certificate = CertificateDer::from_pem_slice(material.cert_pem.as_bytes()).ok()?;
-    let digest = digest::digest(&digest::SHA256, &certificate);
-    let pairs: Vec<String> = digest
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02X}"))
-        .collect();
-    Some(pairs.join(":"))
 }
 
 /// One Ed25519 seed for each principal, derived from one secret of this host, so that a device
@@ -148,26 +134,6 @@ mod tests {
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o600);
-    }
-
-    #[test]
-    fn the_fingerprint_is_that_of_the_certificate() {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let material = TlsMaterial {
-            cert_pem: made.cert.pem(),
-            key_pem: String::new(),
-            client_ca_pem: None,
-        };
-        let digest = digest::digest(&digest::SHA256, made.cert.der());
-        let shown = fingerprint(&material).unwrap();
-        assert_eq!(shown.len(), 32 * 3 - 1);
-        assert!(shown.starts_with(&format!("{:02X}:", digest.as_ref()[0])));
-        let empty = TlsMaterial {
-            cert_pem: "none".into(),
-            key_pem: String::new(),
-            client_ca_pem: None,
-        };
-        assert_eq!(fingerprint(&empty), None);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::seen;
 use super::signals::Signals;
 use super::state::{Options, State, Tools};
 use super::timed::{self, Timed};
-use super::{admin, interfaces, kernel, presence, reload};
+use super::{admin, certificate, interfaces, kernel, presence, reload};
 use crate::audit::{AuditError, CheckpointCause};
 use crate::causes;
 use crate::config::{Config, OnExit};
@@ -320,7 +320,7 @@ fn announce(state: &State) {
         tracing::info!("listening on {scheme}://{}", listen.address);
     }
     let material = config.gateway.tls.as_ref().map(secrets::tls_material);
-    if let Some(fingerprint) = material.and_then(|m| secrets::fingerprint(&m.ok()?)) {
+    if let Some(fingerprint) = material.and_then(|m| certificate::fingerprint(&m.ok()?.cert_pem)) {
         tracing::info!("certificate sha256 {fingerprint}");
     }
     if let Some(metrics) = config.gateway.metrics {
