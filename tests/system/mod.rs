@@ -11,6 +11,7 @@ mod init;
 mod input;
 mod judge;
 mod kept;
+mod keys;
 mod lifecycle;
 mod metrics;
 mod oracle;

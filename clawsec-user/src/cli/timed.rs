@@ -215,7 +215,7 @@ fn prefix(text: &str) -> Result<IpNet, String> {
 }
 
 /// Reads `90s`, `10m`, `1h`, `7d`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = text.split_at(text.len() - text.chars().last().map_or(0, char::len_utf8));
     let factor = match unit {
         "s" => 1,

@@ -4,7 +4,7 @@
 //! key's digest (called in `gateway/auth` alone), or by `Credentials::vouched` in the supervisor,
 //! which believes the gateway who authenticated but not what that principal may do.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -84,7 +84,8 @@ impl Scope {
 pub struct PrincipalSpec {
     pub id: String,
     pub digest: KeyDigest,
-    /// The configuration path, such as `security.auth.tokens[1]`.
+    /// The configuration path, such as `security.auth.tokens[1]`; of a key that is being replaced,
+    /// `security.auth.tokens[1].previous`.
     pub path: String,
     pub scopes: Vec<Scope>,
     /// Who this key speaks for; `None` lets it name any allowed user.
@@ -98,7 +99,25 @@ pub struct PrincipalSpec {
     pub not_after: Option<UnixSeconds>,
 }
 
-/// All configured keys, looked up by digest.
+impl PrincipalSpec {
+    /// Whether both stand for the same one, who may do the same. When they may, and where that
+    /// stands in the file, is another question.
+    fn is_same_as(&self, other: &Self) -> bool {
+        let own = |spec: &Self| {
+            let spec = spec.clone();
+            Self {
+                path: String::new(),
+                not_before: None,
+                not_after: None,
+                ..spec
+            }
+        };
+        own(self) == own(other)
+    }
+}
+
+/// All configured keys, looked up by digest. Two keys of one id are one principal's, the second
+/// until the first has taken its place.
 #[derive(Debug, Clone, Default)]
 pub struct Credentials {
     by_digest: HashMap<KeyDigest, Arc<PrincipalSpec>>,
@@ -122,8 +141,16 @@ impl Credentials {
         self.by_digest.is_empty()
     }
 
+    /// Each once, in order.
     pub fn ids(&self) -> impl Iterator<Item = &str> {
-        self.by_digest.values().map(|spec| spec.id.as_str())
+        let specs = self.by_digest.values();
+        let ids: BTreeSet<&str> = specs.map(|spec| spec.id.as_str()).collect();
+        ids.into_iter()
+    }
+
+    /// In no order.
+    pub fn specs(&self) -> impl Iterator<Item = &PrincipalSpec> {
+        self.by_digest.values().map(AsRef::as_ref)
     }
 
     /// Whether some key may name certain agents only.
@@ -131,10 +158,11 @@ impl Credentials {
         self.by_digest.values().any(|spec| spec.agents.is_some())
     }
 
-    /// The digest of the key of this name, which a sign-in cookie is checked against.
-    pub fn digest_of(&self, id: &str) -> Option<KeyDigest> {
-        let mut specs = self.by_digest.values();
-        specs.find(|spec| spec.id == id).map(|spec| spec.digest)
+    /// The digests of this id's keys, which a sign-in cookie is checked against.
+    pub fn digests_of(&self, id: &str) -> impl Iterator<Item = KeyDigest> {
+        self.specs()
+            .filter(move |spec| spec.id == id)
+            .map(|spec| spec.digest)
     }
 
     /// Finds the principal that a presented key's digest stands for, at `now`.
@@ -152,22 +180,27 @@ impl Credentials {
 
     /// The principal of this id, on the word of the gateway process.
     pub fn vouched(&self, id: &str, now: UnixSeconds) -> Result<Principal, Denial> {
-        let spec = self
-            .by_digest
-            .values()
-            .find(|spec| spec.id == id)
-            .ok_or_else(|| Denial::new(Reason::CredentialUnknown, "security.auth"))?;
-        Self::in_time(spec, now)?;
-        Ok(Principal {
-            spec: Arc::clone(spec),
-        })
+        let mut refused = Denial::new(Reason::CredentialUnknown, "security.auth");
+        for spec in self.by_digest.values().filter(|spec| spec.id == id) {
+            match Self::in_time(spec, now) {
+                Ok(()) => {
+                    return Ok(Principal {
+                        spec: Arc::clone(spec),
+                    });
+                }
+                Err(denial) => refused = denial,
+            }
+        }
+        Err(refused)
     }
 
     /// Whether a principal made under an earlier policy would still be one.
     pub fn still_valid(&self, principal: &Principal, now: UnixSeconds) -> bool {
         self.by_digest
             .get(&principal.spec.digest)
-            .is_some_and(|spec| *spec == principal.spec && Self::in_time(spec, now).is_ok())
+            .is_some_and(|spec| {
+                spec.is_same_as(&principal.spec) && Self::in_time(spec, now).is_ok()
+            })
     }
 
     fn in_time(spec: &PrincipalSpec, now: UnixSeconds) -> Result<(), Denial> {
@@ -290,6 +323,31 @@ mod tests {
             ..spec("a", 1)
         };
         assert!(!Credentials::new([narrowed]).still_valid(&principal, 0));
+        // Another place in the file is no other principal; an end is one when it has come.
+        let moved = PrincipalSpec {
+            path: "security.auth.tokens[7]".into(),
+            not_after: Some(100),
+            ..spec("a", 1)
+        };
+        let moved = Credentials::new([moved]);
+        assert!(moved.still_valid(&principal, 99));
+        assert!(!moved.still_valid(&principal, 100));
+    }
+
+    #[test]
+    fn two_keys_of_one_id_are_one_principal() {
+        let previous = PrincipalSpec {
+            not_after: Some(100),
+            ..spec("a", 1)
+        };
+        let credentials = Credentials::new([previous, spec("a", 2)]);
+        assert_eq!(credentials.ids().collect::<Vec<_>>(), ["a"]);
+        assert_eq!(credentials.digests_of("a").count(), 2);
+        for (byte, at_99, at_100) in [(1, true, false), (2, true, true)] {
+            let opens = |now| credentials.authenticate(KeyDigest([byte; 32]), now).is_ok();
+            assert_eq!((opens(99), opens(100)), (at_99, at_100), "{byte}");
+        }
+        assert!(credentials.vouched("a", 100).is_ok(), "by the other key");
     }
 
     #[test]

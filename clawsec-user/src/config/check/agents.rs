@@ -148,10 +148,12 @@ fn bind(
         }
         Err(near::nearest(name, ids()).map(|id| format!("{id:?}")))
     })?;
-    let spec = principals.iter_mut().find(|spec| spec.id == name)?;
-    let agents = spec.agents.get_or_insert_default();
-    if !agents.iter().any(|known| known.eq_ignore_ascii_case(agent)) {
-        agents.push(agent.to_owned());
+    // Two where a key is being replaced.
+    for spec in principals.iter_mut().filter(|spec| spec.id == name) {
+        let agents = spec.agents.get_or_insert_default();
+        if !agents.iter().any(|known| known.eq_ignore_ascii_case(agent)) {
+            agents.push(agent.to_owned());
+        }
     }
     Some(())
 }

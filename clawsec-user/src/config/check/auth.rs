@@ -24,16 +24,15 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> Auth {
         .at("type")
         .required("\"apiKey\" or \"token\"")
         .choice(&[("apiKey", Kind::ApiKey), ("token", Kind::Token)]);
-    let principals = match kind {
+    let principals: Vec<Placed> = match kind {
         Some(Kind::ApiKey) => {
             if section.at("tokens").is_present() {
                 section
                     .at("tokens")
                     .problem("belongs to the type \"token\"");
             }
-            plain(section.at("key").required("the key, as a text"))
-                .into_iter()
-                .collect()
+            let key = section.at("key").required("the key, as a text");
+            plain(key).into_iter().collect()
         }
         Some(Kind::Token) => {
             if section.at("key").is_present() {
@@ -50,15 +49,18 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> Auth {
                     .at("tokens")
                     .problem("an empty list: nobody could sign in");
             }
-            tokens.unwrap_or_default()
+            tokens.unwrap_or_default().into_iter().flatten().collect()
         }
         None => {
             section.at("key");
-            section.at("tokens").list(token).unwrap_or_default()
+            let tokens = section.at("tokens").list(token).unwrap_or_default();
+            tokens.into_iter().flatten().collect()
         }
     };
     refuse_doubles(section, &principals);
-    let named = principals.iter().filter(|placed| placed.by_certificate);
+    let named = principals
+        .iter()
+        .filter(|placed| placed.kind == Credential::Certificate);
     let certificates = named.map(|placed| (format!("{}.cert", placed.spec.path), placed.offset));
     Auth {
         certificates: certificates.collect(),
@@ -69,8 +71,16 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> Auth {
 /// A principal and where its key stands.
 struct Placed {
     offset: usize,
-    by_certificate: bool,
+    kind: Credential,
     spec: PrincipalSpec,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Credential {
+    Key,
+    /// The one before it, until its end.
+    Previous,
+    Certificate,
 }
 
 #[derive(Clone, Copy)]
@@ -79,11 +89,11 @@ enum Kind {
     Token,
 }
 
-fn token(field: Field<'_, '_>) -> Option<Placed> {
+fn token(field: Field<'_, '_>) -> Option<Vec<Placed>> {
     if field.is_object() {
         field.object(detailed)?
     } else if field.is_text() {
-        plain(field)
+        plain(field).map(|placed| vec![placed])
     } else {
         field.mistyped("a token as a text, or an object")
     }
@@ -110,12 +120,12 @@ fn plain(field: Field<'_, '_>) -> Option<Placed> {
     let offset = place.offset();
     Some(Placed {
         offset,
-        by_certificate: false,
+        kind: Credential::Key,
         spec,
     })
 }
 
-fn detailed(section: &mut Section<'_, '_>) -> Option<Placed> {
+fn detailed(section: &mut Section<'_, '_>) -> Option<Vec<Placed>> {
     let path = section.path().to_owned();
     let id = section
         .at("id")
@@ -176,6 +186,7 @@ fn detailed(section: &mut Section<'_, '_>) -> Option<Placed> {
             .at("notAfter")
             .problem("not after `notBefore`: the token is never valid");
     }
+    let previous = previous(section);
     let (digest, offset) = key?;
     let spec = PrincipalSpec {
         id: id.unwrap_or_else(|| default_id(digest)),
@@ -189,11 +200,41 @@ fn detailed(section: &mut Section<'_, '_>) -> Option<Placed> {
         not_before,
         not_after,
     };
-    Some(Placed {
+    let previous = previous.map(|(digest, offset, end)| Placed {
         offset,
-        by_certificate: section.has("cert"),
-        spec,
-    })
+        kind: Credential::Previous,
+        spec: PrincipalSpec {
+            digest,
+            path: format!("{}.previous", spec.path),
+            not_after: Some(not_after.map_or(end, |whole| whole.min(end))),
+            ..spec.clone()
+        },
+    });
+    let kind = if section.has("cert") {
+        Credential::Certificate
+    } else {
+        Credential::Key
+    };
+    let current = Placed { offset, kind, spec };
+    Some([current].into_iter().chain(previous).collect())
+}
+
+/// The key that is being replaced, and when it ends.
+fn previous(section: &mut Section<'_, '_>) -> Option<(KeyDigest, usize, UnixSeconds)> {
+    if section.has("cert") && section.has("previous") {
+        section
+            .at("previous")
+            .problem("beside `cert`; write two entries, each with its own certificate");
+    }
+    let previous = section.at("previous").object(|previous| {
+        let end = previous
+            .at("notAfter")
+            .required(A_TIME)
+            .parsed(A_TIME, time);
+        let (digest, place) = key(previous.at("token").required("the key before this one"))?;
+        Some((digest, place.offset(), end?))
+    });
+    previous.flatten()
 }
 
 /// Reads whose client certificate stands for this principal: the SHA-256 of its public key.
@@ -238,10 +279,12 @@ pub(super) fn key<'r>(field: Field<'r, '_>) -> Option<(KeyDigest, Place<'r>)> {
 fn refuse_doubles(section: &mut Section<'_, '_>, principals: &[Placed]) {
     let mut ids: HashMap<&str, &str> = HashMap::new();
     let mut digests: HashMap<KeyDigest, &str> = HashMap::new();
-    for Placed { offset, spec, .. } in principals {
+    for Placed { offset, kind, spec } in principals {
         let path = spec.path.as_str();
         let message = if let Some(first) = digests.insert(spec.digest, path) {
             format!("the same key as {first}")
+        } else if *kind == Credential::Previous {
+            continue;
         } else if let Some(first) = ids.insert(&spec.id, path) {
             format!("the same id as {first}: {:?}", spec.id)
         } else {

@@ -92,7 +92,7 @@ fn the_manual_names_every_key_and_no_other() {
         .collect();
     let every_object = r#"{
       gateway: { tls: {}, listen: [{}] },
-      security: { auth: { type: "token", tokens: [{}, { cert: "" }] }, network: { rules: [{ rateLimit: {} }] },
+      security: { auth: { type: "token", tokens: [{ previous: {} }, { cert: "" }] }, network: { rules: [{ rateLimit: {} }] },
                   rateLimit: { ban: {} }, audit: { sinks: [{ type: "journald" }, { type: "syslog" }, { type: "otlp" }],
                            alerts: [{ webhook: "" }, { command: [] }] } },
       secrets: { provider: "file" },

@@ -45,7 +45,12 @@ fn signed_in(
     let credentials = &exchange.snapshot.policy().credentials;
     let seals = &exchange.gateway().seals;
     let sign_in = seals
-        .open(opens, seal, |id| credentials.digest_of(id), unix_now())
+        .open(
+            opens,
+            seal,
+            |id| credentials.digests_of(id).collect(),
+            unix_now(),
+        )
         .ok_or_else(|| Denial::new(Reason::CredentialExpired, RULE))?;
     let presented = Presented::sealed(sign_in.key);
     let principal = auth::authenticate(&exchange.snapshot, Some(presented))?;

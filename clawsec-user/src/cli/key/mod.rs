@@ -1,5 +1,8 @@
 //! `clawsec key`: keys for clients.
 
+mod list;
+mod rotate;
+
 use std::io::Read as _;
 use std::process::ExitCode;
 
@@ -21,6 +24,10 @@ pub(crate) enum KeyCommand {
     },
     /// Hash a key read from standard input.
     Hash,
+    /// Show whose keys there are and what they may do; never a key.
+    List(list::ListArguments),
+    /// Put a new key in the place of one, which goes on opening for a while.
+    Rotate(rotate::RotateArguments),
 }
 
 pub(crate) fn run(command: &KeyCommand) -> CommandResult {
@@ -47,6 +54,8 @@ pub(crate) fn run(command: &KeyCommand) -> CommandResult {
             }
             output::print(&format!("{}\n", hash(key.as_bytes())));
         }
+        KeyCommand::List(arguments) => return list::list(arguments),
+        KeyCommand::Rotate(arguments) => return rotate::rotate(arguments),
     }
     Ok(ExitCode::SUCCESS)
 }
