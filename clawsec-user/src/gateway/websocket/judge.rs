@@ -37,7 +37,11 @@ pub(super) fn judge(exchange: &mut Exchange, session: &Session, frame: &[u8]) ->
             return Ruling::Close("invalid request frame");
         }
     };
-    let text = |key: &str| frame.get(key).and_then(Value::as_str);
+    // The gateway's own schema wants an id and a method that are not empty.
+    let text = |key: &str| {
+        let text = frame.get(key).and_then(Value::as_str);
+        text.filter(|text| !text.is_empty())
+    };
     let (Some("req"), Some(id), Some(method)) = (text("type"), text("id"), text("method")) else {
         exchange.denied(&Denial::new(Reason::RequestMalformed, "frame"));
         return Ruling::Close("invalid request frame");

@@ -181,6 +181,20 @@ async fn over_websocket_it_is_answered_or_closed_with_its_code() {
             "request_malformed",
         ),
         (
+            "a method of no name",
+            key,
+            text(r#"{"type":"req","id":"1","method":""}"#),
+            1008,
+            "request_malformed",
+        ),
+        (
+            "an id of no name",
+            key,
+            text(r#"{"type":"req","id":"","method":"health"}"#),
+            1008,
+            "request_malformed",
+        ),
+        (
             "an answer",
             key,
             text(r#"{"type":"res","id":"1","ok":true}"#),
