@@ -4,6 +4,7 @@
 //! `gateway` (unprivileged, all network input). Read `docs/architecture.md` for who may call whom.
 
 mod causes;
+mod dial;
 pub mod event;
 pub mod ipc;
 

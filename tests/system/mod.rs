@@ -1,5 +1,6 @@
 //! A real daemon on real traffic, in network namespaces that the tests make and remove.
 
+mod acme;
 mod attach;
 mod bans;
 pub(crate) mod client;

@@ -3,6 +3,7 @@
 //! Invariant: where the file is silent, the answer is never an open one. A reader that finds a
 //! problem reports it and goes on with a default; `Report::finish` then throws the result away.
 
+mod acme;
 mod admin;
 mod agents;
 mod audit;
@@ -14,6 +15,7 @@ mod outlet;
 mod sandbox;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::collections::HashSet;
 use std::path::PathBuf;

@@ -93,12 +93,23 @@ fn judge_tls(config: &Config) -> Vec<Problem> {
         return Vec::new();
     };
     let mut problems = Vec::new();
-    let files = [
-        ("gateway.tls.cert", &tls.cert),
-        ("gateway.tls.key", &tls.key),
-    ];
-    let client_ca = tls.client_ca.iter().map(|ca| ("gateway.tls.clientCa", ca));
-    for (key, file) in files.into_iter().chain(client_ca) {
+    let mut files = match &tls.acme {
+        None => vec![
+            ("gateway.tls.cert", &tls.cert),
+            ("gateway.tls.key", &tls.key),
+        ],
+        // Made by the first start.
+        Some(_) if !tls.cert.exists() => Vec::new(),
+        Some(_) => vec![("gateway.tls.acme.dir", &tls.cert)],
+    };
+    let authority = tls.acme.as_ref().and_then(|acme| acme.ca.as_ref());
+    files.extend(authority.map(|ca| ("gateway.tls.acme.ca", ca)));
+    files.extend(
+        tls.client_ca
+            .as_ref()
+            .map(|ca| ("gateway.tls.clientCa", ca)),
+    );
+    for (key, file) in files {
         let messages = match trust::judge(file) {
             Ok(distrusted) => distrusted.iter().map(ToString::to_string).collect(),
             Err(error) => vec![format!("{}: {}", file.display(), error.kind())],

@@ -29,9 +29,10 @@ pub use compile::compile;
 pub use load::{find, load};
 pub use locate::line_of;
 pub use model::{
-    BanConfig, Config, GatewayConfig, KernelConfig, Listen, MetricsConfig, OnExit, SANDBOX_USER,
-    SandboxConfig, SandboxNetwork, SandboxProvider, Secret, TlsConfig, TlsVersion, UiAccess,
-    Upstream, UpstreamAuth, Warning, WorkspaceAccess, XdpMode, holds,
+    AcmeChallenge, AcmeConfig, BanConfig, Config, GatewayConfig, KernelConfig, Listen,
+    MetricsConfig, OnExit, SANDBOX_USER, SandboxConfig, SandboxNetwork, SandboxProvider, Secret,
+    TlsConfig, TlsVersion, UiAccess, Upstream, UpstreamAuth, Warning, WorkspaceAccess, XdpMode,
+    holds,
 };
 pub use outlet::{
     AlertConfig, AlertRule, AlertTarget, Endpoint, SinkConfig, SinkTarget, WebTarget,

@@ -150,6 +150,42 @@ pub struct TlsConfig {
     pub min_version: TlsVersion,
     /// Client certificates signed by these authorities are asked for and stand for principals.
     pub client_ca: Option<PathBuf>,
+    /// Who issues the certificate; `cert` and `key` are then one file in its folder.
+    pub acme: Option<AcmeConfig>,
+}
+
+/// A certificate that clawsec asks an authority for and renews (RFC 8555).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AcmeConfig {
+    /// Of the authority's directory: `https`.
+    pub server: String,
+    /// Authorities that the server itself is verified by; the system's where left out.
+    pub ca: Option<PathBuf>,
+    /// Lower case; not empty.
+    pub names: Vec<String>,
+    /// `mailto:` URLs.
+    pub contact: Vec<String>,
+    pub challenge: AcmeChallenge,
+    /// Where `Http01` is answered, without TLS; empty for `TlsAlpn01`.
+    pub listen: Vec<SocketAddr>,
+    /// Holds the account, the certificate and its key.
+    pub dir: PathBuf,
+}
+
+impl AcmeConfig {
+    /// The chain and its key, in one file so that neither is ever without the other.
+    pub fn certificate(&self) -> PathBuf {
+        self.dir.join("certificate.pem")
+    }
+}
+
+/// How the authority is shown that the names are ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AcmeChallenge {
+    /// A text at port 80 (RFC 8555, 8.3).
+    Http01,
+    /// A certificate at port 443, on clawsec's own listener (RFC 8737).
+    TlsAlpn01,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,8 +3,7 @@
 //! Invariant: it only reads. What it answers is written by the supervisor, whose documents hold
 //! no secret; the page, and everything on an address that other machines reach, needs the token.
 
-use std::convert::Infallible;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,66 +14,34 @@ use hyper::header::{
     ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderMap,
     HeaderValue, REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 
 use super::body::{self, Body};
 use super::http;
 use super::shared::Gateway;
+use super::small::{self, Small};
 use crate::config::MetricsConfig;
 use crate::event::{Event, EventKind, Outcome};
 use crate::ipc::{Document, Written};
 use crate::policy::{KeyDigest, Reason};
 
-/// Accepts until the gateway drains.
-pub(super) async fn accept_all(gateway: Arc<Gateway>, listener: TcpListener) {
-    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+/// Serves `listener` until the gateway drains.
+pub(super) async fn serve(gateway: Arc<Gateway>, listener: TcpListener) {
     // One document at a time: whoever asks in a loop waits, and the supervisor does not work more.
     let turn = Arc::new(Mutex::new(()));
-    loop {
-        let accepted = tokio::select! {
-            () = gateway.drain.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "accept on gateway.admin.metrics");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            continue;
-        };
+    let asked = Arc::clone(&gateway);
+    let answer = move |peer: SocketAddr, request: Request<Incoming>| {
         let asker = Asker {
-            gateway: Arc::clone(&gateway),
+            gateway: Arc::clone(&asked),
             source: peer.ip().to_canonical(),
             port: peer.port(),
             turn: Arc::clone(&turn),
         };
-        gateway.tasks.spawn(async move {
-            let drain = asker.gateway.drain.clone();
-            let server = http::server(&asker.gateway.deadlines);
-            let service = service_fn(move |request| {
-                let asker = asker.clone();
-                async move { Ok::<_, Infallible>(asker.answer(&request).await) }
-            });
-            let served = server.serve_connection(TokioIo::new(stream), service);
-            tokio::select! {
-                ended = tokio::time::timeout(CONNECTION_LIFE, served) => {
-                    if let Ok(Err(error)) = ended {
-                        tracing::debug!(%error, "an admin request ended early");
-                    }
-                }
-                () = drain.cancelled() => {}
-            }
-            drop(place);
-        });
-    }
+        async move { asker.answer(&request).await }
+    };
+    small::serve(gateway, listener, SMALL, answer).await;
 }
 
 #[derive(Clone)]
@@ -243,7 +210,7 @@ fn shown(written: &Written) -> Response<Body> {
     response
 }
 
-fn plain(status: StatusCode, text: &str) -> Response<Body> {
+pub(super) fn plain(status: StatusCode, text: &str) -> Response<Body> {
     let mut response = Response::new(body::full(text.to_owned()));
     *response.status_mut() = status;
     for (name, value) in [
@@ -260,10 +227,12 @@ fn plain(status: StatusCode, text: &str) -> Response<Body> {
     response
 }
 
-/// A collector, a prober and a few browsers.
-const MOST_CONNECTIONS: usize = 16;
-/// However it is used, a connection ends: a client that reads slowly must not keep a place.
-const CONNECTION_LIFE: Duration = Duration::from_mins(5);
+const SMALL: Small = Small {
+    name: "gateway.admin.metrics",
+    // A collector, a prober and a few browsers.
+    most: 16,
+    life: Duration::from_mins(5),
+};
 const NOT_FOUND: &str = "there is /metrics, /healthz, /readyz and the page at /\n";
 const PAGE_OFF: &str = "the page needs gateway.admin.token; without one, root can read it at the \
                         admin socket: curl --unix-socket /run/clawsec/admin.sock http://clawsec/\n";

@@ -208,6 +208,9 @@ pub(super) async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
     match tokio::time::timeout(gateway.deadlines.tls, handshake).await {
         Ok(Ok(stream)) => {
             gateway.figures.tls_ok.add();
+            if tls::is_trial(stream.get_ref().1) {
+                return;
+            }
             let (protocol, certificate) = tls::agreed(stream.get_ref().1);
             serve_http(connection(protocol, certificate), stream).await;
         }

@@ -44,12 +44,14 @@ mod own;
 mod websocket;
 
 mod admin;
+mod challenges;
 mod figures;
 mod link;
 mod received;
 mod record;
 mod refusal;
 mod repeats;
+mod small;
 
 #[doc(hidden)]
 pub mod probe;

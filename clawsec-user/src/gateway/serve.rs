@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::admin;
+use super::challenges;
 use super::figures;
 use super::link::{self, LinkError};
 use super::listener;
@@ -100,25 +101,32 @@ pub(super) async fn run_with(
     let (link, outbox) = link::link();
     let gateway = Gateway::new(snapshot, timed, link, deadlines);
     let mut outbox = tokio::spawn(outbox.run(writer));
-    let serves_admin = gateway.snapshot.load().config.gateway.metrics.is_some();
-    let last = listeners.len().saturating_sub(1);
+    let snapshot = gateway.snapshot.load_full();
+    let config = &snapshot.config.gateway;
+    // The supervisor binds them in this order.
+    let acme = config.tls.as_ref().and_then(|tls| tls.acme.as_ref());
+    let acme = listeners.len()
+        - acme
+            .map_or(0, |acme| acme.listen.len())
+            .min(listeners.len());
+    let admin = acme - usize::from(config.metrics.is_some()).min(acme);
     for (index, listener) in listeners.into_iter().enumerate() {
         listener
             .set_nonblocking(true)
             .map_err(GatewayError::Listener)?;
         let listener =
             tokio::net::TcpListener::from_std(listener).map_err(GatewayError::Listener)?;
-        // The supervisor binds it after those of `gateway.listen`.
-        if serves_admin && index == last {
-            gateway
-                .tasks
-                .spawn(admin::accept_all(Arc::clone(&gateway), listener));
-            continue;
+        let shared = Arc::clone(&gateway);
+        if index >= acme {
+            gateway.tasks.spawn(challenges::serve(shared, listener));
+        } else if index >= admin {
+            gateway.tasks.spawn(admin::serve(shared, listener));
+        } else {
+            let clients = listener::accept_all(shared, listener, index);
+            gateway.tasks.spawn(clients);
         }
-        gateway
-            .tasks
-            .spawn(listener::accept_all(Arc::clone(&gateway), listener, index));
     }
+    drop(snapshot);
     gateway.tasks.spawn(pool::tend(Arc::clone(&gateway)));
     gateway.tasks.spawn(repeats::tend(Arc::clone(&gateway)));
     gateway
@@ -186,6 +194,11 @@ async fn listen(
             ToGateway::Timed(update) => gateway.timed.take(update),
             ToGateway::Answer { id, answer } => gateway.link.answer(id, answer),
             ToGateway::Document { id, written } => gateway.link.document_written(id, written),
+            ToGateway::Challenges { serial, challenges } => {
+                gateway.snapshot.load().challenges.take(challenges);
+                let answer = ToSupervisor::Challenged { serial };
+                gateway.link.send(answer).await.map_err(gone)?;
+            }
             ToGateway::Drain { deadline_ms } => {
                 if let Some(drain) = drain.take()
                     && drain.send(Duration::from_millis(deadline_ms)).is_err()

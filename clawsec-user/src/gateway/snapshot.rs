@@ -6,8 +6,9 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::tls::{Tls, TlsError};
-use crate::config::{self, Config, NoSources, Secret};
+use super::challenges::Challenges;
+use super::tls::{Terms, Tls, TlsError};
+use crate::config::{self, AcmeChallenge, Config, NoSources, Secret};
 use crate::ipc::PolicyUpdate;
 use crate::policy::Policy;
 
@@ -26,6 +27,8 @@ pub(super) struct Snapshot {
     pub(super) config: Config,
     /// `None` serves plain HTTP, which configuration allows on loopback or when written out.
     pub(super) tls: Option<Arc<Tls>>,
+    /// The same in every generation.
+    pub(super) challenges: Arc<Challenges>,
     pub(super) upstream_token: Option<Secret>,
     pub(super) device_seeds: BTreeMap<String, [u8; 32]>,
 }
@@ -51,17 +54,24 @@ impl Snapshot {
     ) -> Result<Self, SnapshotError> {
         config.policy.generation = update.generation;
         config.packets.generation = update.generation;
+        let challenges = before.map(|before| Arc::clone(&before.challenges));
+        let challenges = challenges.unwrap_or_default();
         let tls = match (&config.gateway.tls, &update.tls) {
             (None, _) => None,
             (Some(_), None) => return Err(SnapshotError::TlsMissing),
             (Some(settings), Some(material)) => {
-                let hosts = &config.gateway.hosts;
+                let acme = settings.acme.as_ref();
+                let terms = Terms {
+                    min_version: settings.min_version,
+                    hosts: config.gateway.hosts.clone(),
+                    is_tried: acme.is_some_and(|a| a.challenge == AcmeChallenge::TlsAlpn01),
+                };
                 let kept = before
                     .and_then(|before| before.tls.as_ref())
-                    .filter(|tls| tls.is_of(material, settings.min_version, hosts));
+                    .filter(|tls| tls.is_of(material, &terms));
                 Some(match kept {
                     Some(tls) => Arc::clone(tls),
-                    None => Tls::new(material, settings.min_version, hosts)
+                    None => Tls::new(material, terms, &challenges)
                         .map(Arc::new)
                         .map_err(SnapshotError::Tls)?,
                 })
@@ -70,6 +80,7 @@ impl Snapshot {
         Ok(Self {
             config,
             tls,
+            challenges,
             upstream_token: update.upstream_token.map(Secret::new),
             device_seeds: update.device_seeds,
         })

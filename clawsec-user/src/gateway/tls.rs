@@ -18,6 +18,7 @@ use rustls::{
 use tokio_rustls::TlsAcceptor;
 
 use super::auth::Presented;
+use super::challenges::Challenges;
 use super::head::Protocol;
 use crate::config::TlsVersion;
 use crate::ipc::TlsMaterial;
@@ -49,30 +50,33 @@ pub enum TlsError {
 /// TLS as one policy has it.
 pub(super) struct Tls {
     pub(super) acceptor: TlsAcceptor,
-    made_of: (TlsMaterial, TlsVersion, Vec<String>),
+    made_of: (TlsMaterial, Terms),
+}
+
+/// What TLS is offered on, besides its certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Terms {
+    pub(super) min_version: TlsVersion,
+    /// The names that are served; empty is any.
+    pub(super) hosts: Vec<String>,
+    /// An authority may try a name by a handshake of its own.
+    pub(super) is_tried: bool,
 }
 
 impl Tls {
-    /// `hosts` are the names that are served; empty is any.
     pub(super) fn new(
         material: &TlsMaterial,
-        min_version: TlsVersion,
-        hosts: &[String],
+        terms: Terms,
+        challenges: &Arc<Challenges>,
     ) -> Result<Self, TlsError> {
         Ok(Self {
-            acceptor: acceptor(material, min_version, hosts)?,
-            made_of: (material.clone(), min_version, hosts.to_vec()),
+            acceptor: acceptor(material, &terms, challenges)?,
+            made_of: (material.clone(), terms),
         })
     }
 
-    pub(super) fn is_of(
-        &self,
-        material: &TlsMaterial,
-        min_version: TlsVersion,
-        hosts: &[String],
-    ) -> bool {
-        let (own, version, names) = &self.made_of;
-        own == material && *version == min_version && names == hosts
+    pub(super) fn is_of(&self, material: &TlsMaterial, terms: &Terms) -> bool {
+        self.made_of.0 == *material && self.made_of.1 == *terms
     }
 }
 
@@ -89,28 +93,22 @@ pub(super) fn agreed(session: &ServerConnection) -> (Protocol, Option<Presented>
     (protocol, certificate)
 }
 
+/// Whether the handshake was all that was wanted: an authority's.
+pub(super) fn is_trial(session: &ServerConnection) -> bool {
+    session.alpn_protocol() == Some(ACME_TLS)
+}
+
 fn acceptor(
     material: &TlsMaterial,
-    min_version: TlsVersion,
-    hosts: &[String],
+    terms: &Terms,
+    challenges: &Arc<Challenges>,
 ) -> Result<TlsAcceptor, TlsError> {
-    let chain = CertificateDer::pem_slice_iter(material.cert_pem.as_bytes())
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(TlsError::CertificatePem)?;
-    if chain.is_empty() {
-        return Err(TlsError::CertificateMissing);
-    }
-    let key =
-        PrivateKeyDer::from_pem_slice(material.key_pem.as_bytes()).map_err(TlsError::KeyPem)?;
-    let versions: &[&SupportedProtocolVersion] = match min_version {
+    let versions: &[&SupportedProtocolVersion] = match terms.min_version {
         TlsVersion::Tls12 => &[&version::TLS13, &version::TLS12],
         TlsVersion::Tls13 => &[&version::TLS13],
     };
     let provider = Arc::new(provider());
-    let certified = CertifiedKey::from_der(chain, key, &provider).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => TlsError::KeyMismatch,
-        error => TlsError::Unusable(error),
-    })?;
+    let certified = certified(&material.cert_pem, &material.key_pem, &provider)?;
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions)
         .map_err(TlsError::Versions)?;
@@ -120,13 +118,51 @@ fn acceptor(
     };
     let mut config = builder.with_cert_resolver(Arc::new(Named {
         certified: Arc::new(certified),
-        hosts: hosts.to_vec(),
+        hosts: terms.hosts.clone(),
+        challenges: Arc::clone(challenges),
     }));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    if terms.is_tried {
+        config.alpn_protocols.push(ACME_TLS.to_vec());
+    }
     config.ignore_client_order = true;
     // Keys of its own, rotated by rustls every six hours; a ticket is good for twelve.
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Ticketer)?;
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// A chain and the key that belongs to it.
+fn certified(
+    cert_pem: &str,
+    key_pem: &str,
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey, TlsError> {
+    let (chain, key) = parsed(cert_pem, key_pem)?;
+    CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => TlsError::KeyMismatch,
+        error => TlsError::Unusable(error),
+    })
+}
+
+/// A certificate that we made for a challenge. Its critical extension is none that rustls would
+/// take it with, were it held against its key.
+pub(super) fn for_challenge(cert_pem: &str, key_pem: &str) -> Result<CertifiedKey, TlsError> {
+    let (chain, key) = parsed(cert_pem, key_pem)?;
+    let key = aws_lc_rs::sign::any_supported_type(&key).map_err(TlsError::Unusable)?;
+    Ok(CertifiedKey::new(chain, key))
+}
+
+type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn parsed(cert_pem: &str, key_pem: &str) -> Result<Pair, TlsError> {
+    let chain = CertificateDer::pem_slice_iter(cert_pem.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(TlsError::CertificatePem)?;
+    if chain.is_empty() {
+        return Err(TlsError::CertificateMissing);
+    }
+    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(TlsError::KeyPem)?;
+    Ok((chain, key))
 }
 
 /// aws-lc's, with AES-128 and SHA-256 first.
@@ -166,15 +202,23 @@ fn client_verifier(
         .map_err(TlsError::ClientCa)
 }
 
+const ACME_TLS: &[u8] = b"acme-tls/1";
+
 /// The one certificate, for the names that are served and for clients that name none.
 #[derive(Debug)]
 struct Named {
     certified: Arc<CertifiedKey>,
     hosts: Vec<String>,
+    challenges: Arc<Challenges>,
 }
 
 impl ResolvesServerCert for Named {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // RFC 8737, 3: a hello that offers this and nothing else.
+        let mut offered = hello.alpn().into_iter().flatten();
+        if offered.next() == Some(ACME_TLS) && offered.next().is_none() {
+            return self.challenges.certificate(hello.server_name()?);
+        }
         let served = match hello.server_name() {
             Some(name) if !self.hosts.is_empty() => self
                 .hosts
@@ -215,13 +259,18 @@ mod tests {
             ),
             ("no key", cert.clone(), cert, Some("read the key's PEM")),
         ];
+        let terms = Terms {
+            min_version: TlsVersion::Tls12,
+            hosts: Vec::new(),
+            is_tried: false,
+        };
         for (name, cert_pem, key_pem, expected) in rows {
             let material = TlsMaterial {
                 cert_pem,
                 key_pem,
                 client_ca_pem: None,
             };
-            let error = acceptor(&material, TlsVersion::Tls12, &[]).err();
+            let error = acceptor(&material, &terms, &Arc::default()).err();
             assert_eq!(error.map(|e| e.to_string()).as_deref(), expected, "{name}");
         }
     }

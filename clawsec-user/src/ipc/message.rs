@@ -22,8 +22,27 @@ pub enum ToGateway {
     Answer { id: u64, answer: ToolAnswer },
     /// The answer to `ToSupervisor::Document` with the same id.
     Document { id: u64, written: Written },
+    /// All that authorities may ask for now, in place of what there was.
+    Challenges {
+        serial: u64,
+        challenges: Vec<Challenge>,
+    },
     /// Stop accepting, finish what runs, answer `Drained`, exit.
     Drain { deadline_ms: u64 },
+}
+
+/// What an authority that issues certificates tries a name by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Challenge {
+    /// What `/.well-known/acme-challenge/<token>` says (RFC 8555, 8.3).
+    Http { token: String, answer: String },
+    /// The certificate for a hello that offers nothing but `acme-tls/1` (RFC 8737).
+    Tls {
+        name: String,
+        cert_pem: String,
+        key_pem: String,
+    },
 }
 
 /// Bans and admissions as the check at accept knows them.
@@ -102,6 +121,8 @@ pub enum ToSupervisor {
     },
     /// Somebody asks for a document over the admin listener; `Figures` went before.
     Document { id: u64, document: Document },
+    /// The challenges of this serial are answered.
+    Challenged { serial: u64 },
     /// The last message after `Drain`.
     Drained,
 }

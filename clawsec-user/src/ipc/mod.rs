@@ -11,6 +11,6 @@ pub use codec::{IpcError, IpcReader, IpcWriter, split};
 pub use figures::{Document, GatewayFigures, LATENCY_BOUNDS_US, Latency, Present, Written};
 pub use listeners::{MAX_LISTENERS, receive_listeners, send_listeners};
 pub use message::{
-    Caller, ExecCall, OwnRole, OwnState, PolicyUpdate, TimedEntry, TimedUpdate, TlsMaterial,
-    ToGateway, ToSupervisor, ToolAnswer, ToolCall, ToolCommand, ToolReply,
+    Caller, Challenge, ExecCall, OwnRole, OwnState, PolicyUpdate, TimedEntry, TimedUpdate,
+    TlsMaterial, ToGateway, ToSupervisor, ToolAnswer, ToolCall, ToolCommand, ToolReply,
 };

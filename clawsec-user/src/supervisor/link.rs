@@ -122,6 +122,9 @@ impl Link {
             }
             Err(error) => tracing::error!(%error, "read the TLS material for the gateway"),
         }
+        if let Some(challenges) = self.state.challenges.message() {
+            let _queued = sender.try_send(challenges);
+        }
         let stopping = async {
             self.stop.cancelled().await;
             let deadline_ms = u64::try_from(DRAIN.as_millis()).unwrap_or(u64::MAX);
@@ -191,6 +194,7 @@ impl Link {
                     // Whoever asked has a deadline; a full queue must not hold up the events.
                     let _late = sender.try_send(ToGateway::Document { id, written });
                 }
+                ToSupervisor::Challenged { serial } => self.state.challenges.answered(serial),
                 ToSupervisor::Drained => return Ok(()),
             }
             running.reap();

@@ -4,6 +4,7 @@
 //! tool spawning, the audit writer, secrets at rest. It reads nothing that strangers send; the
 //! gateway process does, and each of that process's requests is judged here again.
 
+mod acme;
 pub mod admin;
 pub mod certificate;
 mod child;

@@ -11,12 +11,13 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
+use super::acme;
 use super::link::{self, Applied};
 use super::lockout;
 use super::start::{StartError, close_tools, open_tools};
 use super::state::State;
 use crate::causes;
-use crate::config::{self, Config, FileTrust};
+use crate::config::{self, AcmeConfig, Config, FileTrust};
 use crate::event::{Event, EventKind, Outcome};
 
 /// How long the gateway may take to compile and take a policy.
@@ -73,6 +74,9 @@ async fn attempt(
         config::load(&before.path, FileTrust::Run).map_err(|error| error.to_string())?;
     refuse_what_needs_a_restart(before, &config)?;
     refuse_a_lockout(state, &config)?;
+    if let Some(acme) = authority(&config) {
+        acme::prepare(acme).map_err(|error| format!("gateway.tls.acme.dir: {error}"))?;
+    }
     let generation =
         next_generation(&state.options.state_dir).map_err(|error| causes::chain(&error))?;
     config.number(generation);
@@ -179,6 +183,10 @@ fn refuse_what_needs_a_restart(before: &Config, after: &Config) -> Result<(), St
             before.gateway.metrics.map(|metrics| metrics.address)
                 != after.gateway.metrics.map(|metrics| metrics.address),
         ),
+        (
+            "gateway.tls.acme.listen",
+            authority(before).map(|acme| &acme.listen) != authority(after).map(|acme| &acme.listen),
+        ),
         ("security.network.interfaces", before.kernel != after.kernel),
         ("security.audit", before.audit != after.audit),
     ];
@@ -194,6 +202,10 @@ fn refuse_what_needs_a_restart(before: &Config, after: &Config) -> Result<(), St
         "{} changed: restart the daemon to apply it",
         changed.join(", ")
     ))
+}
+
+fn authority(config: &Config) -> Option<&AcmeConfig> {
+    config.gateway.tls.as_ref()?.acme.as_ref()
 }
 
 async fn wait_for(applied: &mut watch::Receiver<Applied>, wanted: u64) -> Result<(), String> {

@@ -19,7 +19,7 @@ use super::seen;
 use super::signals::Signals;
 use super::state::{Options, State, Tools};
 use super::timed::{self, Timed};
-use super::{admin, certificate, interfaces, kernel, presence, reload};
+use super::{acme, admin, certificate, interfaces, kernel, presence, reload};
 use crate::audit::{AuditError, CheckpointCause};
 use crate::causes;
 use crate::config::{Config, OnExit};
@@ -65,6 +65,8 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    #[error("make the first certificate (gateway.tls.acme.dir)")]
+    Acme(#[source] std::io::Error),
     #[error("run the gateway process")]
     Child(#[from] ChildError),
     #[error("the gateway process refused the configuration: {why}")]
@@ -103,9 +105,18 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), StartError>
     let inherited = Inherited::of_this_process().map_err(ListenError::from)?;
     let account = child::account()?;
     let addresses = config.gateway.listen.iter().map(|entry| entry.address);
-    // The last one, by which the gateway process knows it.
+    // In this order the gateway process knows them.
     let metrics = config.gateway.metrics.map(|metrics| metrics.address);
-    let bound = listen::bind_all(addresses.chain(metrics), inherited)?;
+    let acme = config
+        .gateway
+        .tls
+        .as_ref()
+        .and_then(|tls| tls.acme.as_ref());
+    let challenged = acme.iter().flat_map(|acme| acme.listen.iter().copied());
+    let bound = listen::bind_all(addresses.chain(metrics).chain(challenged), inherited)?;
+    if let Some(acme) = acme {
+        acme::prepare(acme).map_err(StartError::Acme)?;
+    }
     config.number(reload::next_generation(&options.state_dir)?);
     let records = Records::open(&config.audit).map_err(StartError::Audit)?;
     let timed = Timed::open(&options.state_dir);
@@ -171,6 +182,7 @@ async fn serve(
     drop(config);
     tasks.spawn(presence::follow(Arc::clone(state)));
     tasks.spawn(sweep(Arc::clone(state)));
+    tasks.spawn(acme::keep(Arc::clone(state)));
     tasks.spawn(seen::remember(Arc::clone(state)));
 
     let result = tokio::select! {

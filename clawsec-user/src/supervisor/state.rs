@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
+use super::acme::Held;
 use super::confirm::Confirmation;
 use super::records::Records;
 use super::secrets::{self, SecretError};
@@ -41,6 +42,8 @@ pub(super) struct State {
     pub(super) timed: Timed,
     pub(super) seen: Seen,
     pub(super) confirmation: Confirmation,
+    /// What an authority may ask for now.
+    pub(super) challenges: Held,
     enforcer: Option<Mutex<Enforcer>>,
     tools: ArcSwap<Result<Arc<Tools>, Arc<str>>>,
     gateway: Mutex<Option<(u32, mpsc::Sender<ToGateway>)>>,
@@ -80,6 +83,7 @@ impl State {
             timed,
             seen: Seen::new(),
             confirmation: Confirmation::default(),
+            challenges: Held::default(),
             enforcer: enforcer.map(Mutex::new),
             tools: ArcSwap::from_pointee(shared(tools)),
             gateway: Mutex::new(None),

@@ -3,10 +3,10 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf, split};
 use tokio::net::UnixDatagram;
 
-use super::net::{Stream, connect};
 use super::{Line, journald, otlp, syslog};
 use crate::audit::record::Record;
 use crate::config::{SinkTarget, WebTarget};
+use crate::dial::{Stream, connect};
 
 /// Why a batch was not sent, in words; it is tried again.
 #[derive(Debug)]

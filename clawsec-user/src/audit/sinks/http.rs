@@ -11,8 +11,8 @@ use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 
-use super::net::connect;
 use crate::config::WebTarget;
+use crate::dial::connect;
 
 pub(in crate::audit) async fn post(
     target: &WebTarget,

@@ -6,7 +6,6 @@
 mod carrier;
 mod http;
 mod journald;
-mod net;
 mod otlp;
 mod syslog;
 

@@ -143,7 +143,7 @@ async fn syslog_is_framed_over_tcp_and_tls() {
             assert_eq!(handle.record(event(number)), Recorded::Queued);
         }
         let (stream, _) = listener.accept().await.unwrap();
-        let mut stream: net::Stream = if ca.is_some() {
+        let mut stream: crate::dial::Stream = if ca.is_some() {
             Box::new(acceptor.accept(stream).await.unwrap())
         } else {
             Box::new(stream)

@@ -2,12 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::super::model::{
-    GatewayConfig, Listen, Secret, TlsConfig, TlsVersion, UiAccess, Upstream, UpstreamAuth,
-};
+use super::super::model::{GatewayConfig, Listen, Secret, UiAccess, Upstream, UpstreamAuth};
 use super::super::reader::{Field, Section};
 use super::super::redact::Change;
 use super::network::prefix;
+use super::{acme, tls};
 use crate::policy::UnknownMethods;
 
 pub(super) fn read(section: &mut Section<'_, '_>) -> GatewayConfig {
@@ -26,7 +25,7 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> GatewayConfig {
             .at("upstream")
             .warn("requests and the upstream token cross a network unencrypted");
     }
-    let tls = section.at("tls").object(tls);
+    let tls = section.at("tls").object(tls::read);
     let listen = section
         .at("listen")
         .list(listen)
@@ -76,6 +75,17 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> GatewayConfig {
             .at("listen")
             .problem("clients and `gateway.admin.metrics` cannot share an address");
     }
+    let tls = tls.flatten();
+    let hosts = section.at("hosts").list(host).unwrap_or_default();
+    if let Some(acme) = tls.as_ref().and_then(|tls| tls.acme.as_ref()) {
+        acme::fits(
+            section,
+            acme,
+            &listen,
+            metrics.map(|metrics| metrics.address),
+            &hosts,
+        );
+    }
     GatewayConfig {
         listen,
         upstream,
@@ -83,7 +93,7 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> GatewayConfig {
         upstream_token,
         upstream_token_reference: reference,
         upstream_auth,
-        hosts: section.at("hosts").list(host).unwrap_or_default(),
+        hosts,
         origins: section.at("origins").list(origin).unwrap_or_default(),
         unknown_methods: section
             .at("unknownMethods")
@@ -97,7 +107,7 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> GatewayConfig {
             .at("maxConnections")
             .small(64..=16_384)
             .unwrap_or(4096),
-        tls: tls.flatten(),
+        tls,
         admin_socket,
         metrics,
     }
@@ -124,34 +134,6 @@ pub(super) fn is_local(upstream: &Upstream) -> bool {
         Ok(address) => address.is_loopback() || address.is_unspecified(),
         Err(_) => upstream.host == "localhost",
     }
-}
-
-/// `Some(None)` is a TLS that is switched off in so many words.
-fn tls(section: &mut Section<'_, '_>) -> Option<TlsConfig> {
-    let enabled = section.at("enabled").boolean().unwrap_or(true);
-    let expect = |field: Field<'_, '_>, what: &str| {
-        let field = if enabled { field.required(what) } else { field };
-        field.file()
-    };
-    let cert = expect(
-        section.at_either("cert", "certPath"),
-        "the certificate's PEM file",
-    );
-    let key = expect(
-        section.at_either("key", "keyPath"),
-        "the private key's PEM file",
-    );
-    let client_ca = section.at_either("clientCa", "caPath").file();
-    let min_version = section
-        .at("minVersion")
-        .choice(&[("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)])
-        .unwrap_or(TlsVersion::Tls12);
-    enabled.then(|| TlsConfig {
-        cert: cert.unwrap_or_default(),
-        key: key.unwrap_or_default(),
-        min_version,
-        client_ca,
-    })
 }
 
 fn listen(field: Field<'_, '_>) -> Option<Listen> {
@@ -363,7 +345,7 @@ fn origin(field: Field<'_, '_>) -> Option<String> {
     )
 }
 
-fn is_host_name(text: &str) -> bool {
+pub(super) fn is_host_name(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 253
         && text.split('.').all(|label| {

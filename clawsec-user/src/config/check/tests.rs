@@ -1,5 +1,6 @@
 //! The manual's examples are the checker's tests: each works as it stands, each key is there.
 
+mod acme;
 mod listeners;
 mod refusals;
 
@@ -91,7 +92,7 @@ fn the_manual_names_every_key_and_no_other() {
         .map(|(key, _)| key.to_owned())
         .collect();
     let every_object = r#"{
-      gateway: { tls: {}, listen: [{}] },
+      gateway: { tls: { acme: {} }, listen: [{}] },
       security: { auth: { type: "token", tokens: [{ previous: {} }, { cert: "" }] }, network: { rules: [{ rateLimit: {} }] },
                   rateLimit: { ban: {} }, audit: { sinks: [{ type: "journald" }, { type: "syslog" }, { type: "otlp" }],
                            alerts: [{ webhook: "" }, { command: [] }] } },

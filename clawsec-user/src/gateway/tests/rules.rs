@@ -166,6 +166,7 @@ pub(in crate::gateway) fn compile(update: &PolicyUpdate) -> Result<Config, Strin
                 key: PathBuf::new(),
                 min_version: TlsVersion::Tls12,
                 client_ca: None,
+                acme: None,
             }),
             ui: if rules["open"] == true {
                 UiAccess::Open

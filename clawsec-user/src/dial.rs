@@ -13,11 +13,11 @@ use tokio_rustls::TlsConnector;
 
 use crate::config::Endpoint;
 
-pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
-pub(super) type Stream = Box<dyn Duplex>;
+pub(crate) type Stream = Box<dyn Duplex>;
 
-pub(super) async fn connect(endpoint: &Endpoint) -> io::Result<Stream> {
+pub(crate) async fn connect(endpoint: &Endpoint) -> io::Result<Stream> {
     let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
     stream.set_nodelay(true)?;
     if !endpoint.tls {
