@@ -91,8 +91,8 @@ fn a_kill_under_load_costs_less_than_the_sync_interval_and_is_said() {
             .spawn()
             .expect("start the writer");
         let output = BufReader::new(child.stdout.take().expect("its output"));
-        // Past the start, then a different moment each time.
-        let until = 15_000 + u64::from(kill) * 733;
+        // Before the first sync and well past it, at a different moment each time.
+        let until = if kill % 2 == 0 { 500 } else { 15_000 } + u64::from(kill) * 733;
         let mut reports = Vec::new();
         let mut killed_ms = 0;
         for line in output.lines() {

@@ -94,7 +94,8 @@ impl LogFile {
         }
         let mut rotation = Rotation::new(config);
         rotation.clean_up();
-        Ok(Self {
+        let is_new = recovery.seq == 0 && recovery.notices.is_empty();
+        let mut log = Self {
             path,
             file,
             offset: recovery.whole_bytes,
@@ -117,7 +118,12 @@ impl LogFile {
             torn: false,
             needs_newline: false,
             _lock: lock,
-        })
+        };
+        if is_new {
+            // No record is ever without a head. What hinders it hinders the first record, too.
+            let _told_there = log.sync();
+        }
+        Ok(log)
     }
 
     pub(super) fn seq(&self) -> u64 {

@@ -59,7 +59,8 @@ pub(super) fn recover(log: &Path, chain: &Chain) -> Result<Recovery, ReadError> 
         }
         Err(_) => (None, true),
     };
-    let head_seq = head.as_ref().map(|head| head.seq);
+    // A head of number 0 names the beginning, which every log has.
+    let head_seq = head.as_ref().map(|head| head.seq).filter(|seq| *seq > 0);
     let newest = Part {
         path: log.to_owned(),
         number: 0,
@@ -92,6 +93,8 @@ pub(super) fn recover(log: &Path, chain: &Chain) -> Result<Recovery, ReadError> 
             "head_missing",
             format!("the log ends at {seq}, there is no head file"),
         )),
+        // Nothing was written before the end of the last daemon.
+        (Some(head), None) if head.seq == 0 => None,
         (Some(head), None) => {
             sums = Sums::resumed(Recovered {
                 epoch: head.epoch,
@@ -106,7 +109,7 @@ pub(super) fn recover(log: &Path, chain: &Chain) -> Result<Recovery, ReadError> 
             "tail_missing",
             format!("the head file says {}, the log ends at {last}", head.seq),
         )),
-        (Some(head), Some(_)) if current.at_head != Some(head.hash) => Some((
+        (Some(head), Some(_)) if head.seq > 0 && current.at_head != Some(head.hash) => Some((
             "record_changed",
             format!("record {} is not the one the head file names", head.seq),
         )),

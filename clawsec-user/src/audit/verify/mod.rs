@@ -294,6 +294,8 @@ impl Checker {
                 let detail = format!("the head file says {}, the log ends at {last}", head.seq);
                 Some((ProblemKind::Truncated, Some(last + 1), detail))
             }
+            // Killed in its first moments: the head still names the beginning.
+            Ok(Some(head)) if head.seq == 0 && first == 1 => None,
             Ok(Some(head)) if head.seq < first => Some(wrong(format!(
                 "it names {}, which is older than the log's first record, {first}",
                 head.seq
