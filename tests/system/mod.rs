@@ -24,6 +24,7 @@ mod reloads;
 mod renewal;
 mod restart;
 mod sandbox;
+mod secrets;
 mod spine;
 mod start;
 mod timed;

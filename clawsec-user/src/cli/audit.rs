@@ -62,6 +62,7 @@ pub(crate) struct VerifyArguments {
     /// Check a copy that lacks its head file; a cut tail cannot be seen then
     #[arg(long, conflicts_with = "head")]
     no_head: bool,
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }

@@ -11,6 +11,7 @@ mod confirm;
 mod contain;
 mod explain;
 mod gateway;
+mod help;
 mod init;
 mod key;
 mod machine;
@@ -26,13 +27,19 @@ mod top;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches as _, Parser, Subcommand};
 
 use crate::config;
 
 /// A security enforcer in front of an OpenClaw / Clawdbot gateway.
 #[derive(Debug, Parser)]
-#[command(name = "clawsec", version, about, max_term_width = 100)]
+#[command(
+    name = "clawsec",
+    version,
+    about,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -40,7 +47,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Write a first configuration, a key and a certificate; overwrites nothing.
+    /// Write a first configuration, a key and a certificate.
     Init(init::InitArguments),
     /// Run the daemon in the foreground.
     Run(run::RunArguments),
@@ -48,9 +55,9 @@ enum Command {
     Confirm(confirm::ConfirmArguments),
     /// Validate the configuration and print what it would enforce.
     Check(check::CheckArguments),
-    /// Say what would happen to a packet and to the request in it, and which rule decides.
+    /// Say what would happen to a packet and its request, and why.
     Explain(explain::ExplainArguments),
-    /// Judge each frame of a capture file by the packet filter's own program.
+    /// Judge each frame of a capture by the packet filter's program.
     Replay(replay::ReplayArguments),
     /// Show what the running daemon enforces.
     Status(status::StatusArguments),
@@ -65,7 +72,7 @@ enum Command {
     /// Read the audit log; needs no daemon.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
-    /// Run a command as an agent's tool would run, or make the docker image for it.
+    /// Run a command as an agent's tool would; make its image.
     #[command(subcommand)]
     Sandbox(sandbox::SandboxCommand),
     /// Make and hash keys.
@@ -75,6 +82,10 @@ enum Command {
     Render(render::RenderArguments),
     /// Remove the packet filter: its program and its pinned maps.
     Detach(run::DetachArguments),
+    /// Print what completes this command line in a shell.
+    Completions(help::CompletionsArguments),
+    /// Print this page for `man`, or write one for each command.
+    Man(help::ManArguments),
     /// The gateway process; started by `run`, never by hand.
     #[command(hide = true)]
     Gateway { uid: u32, gid: u32 },
@@ -85,7 +96,8 @@ enum Command {
 
 /// Parses the arguments, runs the command, prints its error.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli =
+        Cli::from_arg_matches(&help::command().get_matches()).unwrap_or_else(|error| error.exit());
     let result = match cli.command {
         Command::Init(arguments) => init::init(&arguments),
         Command::Run(arguments) => run::run(arguments),
@@ -102,6 +114,8 @@ pub fn main() -> ExitCode {
         Command::Key(command) => key::run(&command),
         Command::Render(arguments) => render::render(&arguments),
         Command::Detach(arguments) => run::detach(&arguments),
+        Command::Completions(arguments) => help::completions(&arguments),
+        Command::Man(arguments) => help::man(&arguments),
         Command::Gateway { uid, gid } => gateway::run(uid, gid),
         Command::Contain(arguments) => Ok(contain::run(arguments)),
     };
@@ -114,8 +128,7 @@ pub fn main() -> ExitCode {
 /// Where the configuration is; the same four places for every command.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ConfigArgument {
-    /// The configuration file [default: $CLAWSEC_CONFIG, /etc/clawsec/clawsec.json or
-    /// ~/.clawdbot/clawsec.json]
+    /// Configuration [default: /etc/clawsec/clawsec.json]
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }
@@ -171,14 +184,3 @@ impl Failure {
 }
 
 type CommandResult = Result<ExitCode, Failure>;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory as _;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-}

@@ -40,6 +40,7 @@ pub(crate) struct RunArguments {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct DetachArguments {
+    /// Where it is pinned
     #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_DIR)]
     pin_dir: PathBuf,
 }

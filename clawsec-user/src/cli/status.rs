@@ -16,6 +16,7 @@ use crate::supervisor::admin::{Answer, Question};
 pub(crate) struct StatusArguments {
     #[command(flatten)]
     socket: SocketArguments,
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }

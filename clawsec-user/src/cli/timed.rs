@@ -55,6 +55,7 @@ pub(crate) struct AddArguments {
     note: Option<String>,
     #[command(flatten)]
     socket: SocketArguments,
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -72,6 +73,7 @@ pub(crate) struct RemoveArguments {
 pub(crate) struct ListArguments {
     #[command(flatten)]
     socket: SocketArguments,
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }

@@ -18,6 +18,7 @@ pub(crate) struct AlertsArguments {
     test: bool,
     #[command(flatten)]
     time: TimeArguments,
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }

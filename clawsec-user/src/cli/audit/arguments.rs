@@ -24,7 +24,6 @@ pub(super) struct LogArgument {
 
 /// Which records. A list asks for any of its words; different options must all fit.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Which records")]
 pub(super) struct FilterArguments {
     #[command(flatten)]
     time: TimeArguments,
@@ -40,30 +39,32 @@ pub(super) struct FilterArguments {
     /// Such as tool_denied, not_allowed
     #[arg(long, value_name = "REASON,…", value_delimiter = ',')]
     reason: Vec<String>,
-    /// Source address, or prefix such as 203.0.113.0/24
+    /// Source address, or prefix
     #[arg(long, value_name = "IP|CIDR,…", value_delimiter = ',', value_parser = parse_network)]
     ip: Vec<IpNet>,
-    /// The user as the request named it
+    /// As the request named it
     #[arg(long, value_name = "USER,…", value_delimiter = ',')]
     user: Vec<String>,
     /// The id of the key that was used
     #[arg(long, value_name = "ID,…", value_delimiter = ',')]
     principal: Vec<String>,
+    /// The agent's id
     #[arg(long, value_name = "AGENT,…", value_delimiter = ',')]
     agent: Vec<String>,
+    /// As policy judged it
     #[arg(long, value_name = "TOOL,…", value_delimiter = ',')]
     tool: Vec<String>,
-    /// The id that ties the records of one request together
+    /// What ties the records of one request
     #[arg(long, value_name = "ID,…", value_delimiter = ',')]
     request: Vec<String>,
 }
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct TimeArguments {
-    /// From then on: `90s`, `30m`, `6h`, `7d` ago, a day, or an RFC 3339 time
+    /// `90s`, `30m`, `6h`, `7d` ago, a day, a time
     #[arg(long, value_name = "WHEN", value_parser = parse_when)]
     since: Option<Stamp>,
-    /// Before then
+    /// The same
     #[arg(long, value_name = "WHEN", value_parser = parse_when)]
     until: Option<Stamp>,
 }

@@ -13,9 +13,9 @@ use crate::cli::CommandResult;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
-    /// Events of OCSF 1.6.0, one JSON object a line
+    // Events of OCSF 1.6.0, one JSON object a line.
     Ocsf,
-    /// RFC 4180; texts that a spreadsheet would compute get a ' before them
+    // RFC 4180; texts that a spreadsheet would compute get a ' before them.
     Csv,
 }
 
@@ -23,6 +23,7 @@ pub(super) enum Format {
 pub(crate) struct ExportArguments {
     #[command(flatten)]
     log: LogArgument,
+    /// OCSF 1.6.0 events as JSON lines, or a table
     #[arg(long)]
     format: Format,
     #[command(flatten)]

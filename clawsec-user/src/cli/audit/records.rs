@@ -51,6 +51,7 @@ pub(crate) struct ShowArguments {
     /// The request's id, as in a record's `request` or an answer's error
     #[arg(value_name = "ID")]
     request: String,
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }

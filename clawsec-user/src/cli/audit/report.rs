@@ -28,7 +28,7 @@ pub(crate) struct ReportArguments {
     /// As one page of HTML
     #[arg(long, required = true)]
     html: bool,
-    /// Where to write it, for its owner alone; without it, to standard output
+    /// Where to write it [default: standard output]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// How many names of each kind

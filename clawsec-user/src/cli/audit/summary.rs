@@ -19,6 +19,7 @@ pub(crate) struct StatsArguments {
     /// How many names of each kind
     #[arg(long, value_name = "N", default_value_t = 10)]
     top: usize,
+    /// Print JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -29,6 +30,7 @@ pub(crate) struct StatsArguments {
 pub(crate) struct WhoArguments {
     #[command(flatten)]
     log: LogArgument,
+    /// An address or a prefix
     #[arg(value_name = "IP|CIDR", value_parser = parse_network)]
     source: IpNet,
     #[command(flatten)]
@@ -39,6 +41,7 @@ pub(crate) struct WhoArguments {
     /// How many of its last records
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
     lines: usize,
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }

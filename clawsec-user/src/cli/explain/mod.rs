@@ -28,10 +28,10 @@ use crate::policy::ADMISSION_RULE;
 pub(crate) struct JudgeArguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Ask the filter in force: its policy and its bans. Its counters and limits are not touched.
+    /// Ask the filter in force, with its bans; moves nothing
     #[arg(long)]
     live: bool,
-    /// Where that filter is pinned.
+    /// Where it is pinned
     #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_DIR, requires = "live")]
     pin_dir: PathBuf,
 }
@@ -59,7 +59,7 @@ pub(crate) struct ExplainArguments {
     /// The source, with or without its port.
     #[arg(long, value_name = "IP[:PORT]", value_parser = source)]
     from: SocketAddr,
-    /// The port it is sent to [default: the first that is protected]
+    /// The port it is sent to [default: the first protected]
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
     /// A UDP datagram instead of a TCP segment.
@@ -70,6 +70,7 @@ pub(crate) struct ExplainArguments {
     syn: bool,
     #[command(flatten)]
     request: RequestArguments,
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
