@@ -75,13 +75,16 @@ fn a_broken_provider_denies_with_the_reason() {
         );
         let (code, text) = check(&daemon);
         assert_eq!(code, Some(1), "{name}: {text}");
-        assert!(text.contains(expected), "{name}: {text}");
+        assert!(
+            text.contains(expected) && text.contains("sandbox.broken"),
+            "{name}: {text}"
+        );
     }
     put_in_force(&daemon, &json!({ "provider": "native" }));
     let executed = daemon.invoke(&json!({ "tool": "exec", "args": { "command": "hostname" } }));
     let body: Value = serde_json::from_str(&executed.body).expect("a JSON body");
     assert_eq!(body["result"]["content"][0]["text"], "sandbox\n", "{body}");
-    assert!(!check(&daemon).1.contains("would be denied"));
+    assert!(!check(&daemon).1.contains("sandbox.broken"));
 }
 
 /// Each agent's calls run in its own sandbox: provider, folder, limits; a broken one denies its own

@@ -59,20 +59,19 @@ fn with_examples(command: clap::Command, path: &str) -> clap::Command {
     command
 }
 
-pub(super) fn completions(arguments: &CompletionsArguments) -> CommandResult {
+pub(super) fn completions(arguments: &CompletionsArguments) -> ExitCode {
     let mut text = Vec::new();
     clap_complete::generate(arguments.shell, &mut command(), "clawsec", &mut text);
     output::print(&String::from_utf8_lossy(&text));
-    Ok(ExitCode::SUCCESS)
+    ExitCode::SUCCESS
 }
 
 pub(super) fn man(arguments: &ManArguments) -> CommandResult {
-    match &arguments.out {
-        Some(folder) => write_pages(folder).map_err(Failure::other)?,
-        None => {
-            let page = page(command()).map_err(Failure::other)?;
-            output::print(&String::from_utf8_lossy(&page));
-        }
+    if let Some(folder) = &arguments.out {
+        write_pages(folder).map_err(Failure::other)?;
+    } else {
+        let page = page(command()).map_err(Failure::other)?;
+        output::print(&String::from_utf8_lossy(&page));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,7 +6,6 @@
 mod admin;
 mod audit;
 mod check;
-mod check_gateway;
 mod confirm;
 mod contain;
 mod explain;
@@ -114,7 +113,7 @@ pub fn main() -> ExitCode {
         Command::Key(command) => key::run(&command),
         Command::Render(arguments) => render::render(&arguments),
         Command::Detach(arguments) => run::detach(&arguments),
-        Command::Completions(arguments) => help::completions(&arguments),
+        Command::Completions(arguments) => Ok(help::completions(&arguments)),
         Command::Man(arguments) => help::man(&arguments),
         Command::Gateway { uid, gid } => gateway::run(uid, gid),
         Command::Contain(arguments) => Ok(contain::run(arguments)),

@@ -9,7 +9,7 @@ use crate::supervisor::lockout;
 use crate::{config, enforcer, supervisor};
 
 pub(super) const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/clawsec";
-const DEFAULT_STATE_DIR: &str = "/var/lib/clawsec";
+pub(super) const DEFAULT_STATE_DIR: &str = "/var/lib/clawsec";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct RunArguments {

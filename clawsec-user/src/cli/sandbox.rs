@@ -126,7 +126,7 @@ fn without_pool(config: &SandboxConfig) -> SandboxConfig {
     config
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

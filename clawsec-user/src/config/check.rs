@@ -9,6 +9,7 @@ mod agents;
 mod audit;
 mod auth;
 pub use auth::certificate_digest;
+pub use gateway::is_local;
 mod gateway;
 mod network;
 mod outlet;
@@ -81,7 +82,7 @@ pub(super) fn document(root: &mut Section<'_, '_>) -> Checked {
             .iter()
             .any(|listen| listen.address.port() == port)
     };
-    let guarded = kernel.guard_upstream && gateway::is_local(&gateway.upstream);
+    let guarded = kernel.guard_upstream && is_local(&gateway.upstream);
     let guarded_tcp_ports = match gateway.upstream.port {
         port if guarded && !own(port) => vec![port],
         _ => Vec::new(),

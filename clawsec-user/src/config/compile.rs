@@ -18,21 +18,6 @@ use super::{foreign, redact};
 
 /// Compiles a configuration's text; `path` is for messages only.
 pub fn compile(text: &str, path: &Path, sources: &dyn Sources) -> Result<Config, ConfigError> {
-    compile_with(text, path, sources).map(|compiled| compiled.config)
-}
-
-/// A configuration, and what `load` has to know besides.
-pub(super) struct Compiled {
-    pub(super) config: Config,
-    /// Paths of secrets that stand in the text itself.
-    pub(super) literal_secrets: Vec<String>,
-}
-
-pub(super) fn compile_with(
-    text: &str,
-    path: &Path,
-    sources: &dyn Sources,
-) -> Result<Compiled, ConfigError> {
     // Editors of another system begin a file with a byte order mark; the parser does not know it.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let (mut report, checked) = pass(text, sources);
@@ -41,7 +26,7 @@ pub(super) fn compile_with(
         // A parse without a tree has reported why, so `finish` has returned already.
         return Err(ConfigError::new(Vec::new()));
     };
-    let config = Config {
+    Ok(Config {
         path: PathBuf::from(path),
         gateway: checked.gateway,
         policy: checked.policy,
@@ -51,12 +36,9 @@ pub(super) fn compile_with(
         sandbox: checked.sandbox,
         node_host: checked.node_host,
         audit: checked.audit,
+        literal_secrets: report.literal_secrets,
         warnings: report.warnings,
         redacted_document: redact::document(&root, &report.edits),
-    };
-    Ok(Compiled {
-        config,
-        literal_secrets: report.literal_secrets,
     })
 }
 

@@ -5,7 +5,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::compile::{Compiled, compile_with};
+use super::compile::compile;
 use super::model::{Config, Warning};
 use super::problem::{ConfigError, Problem};
 use super::sources::{ProcessSources, Sources};
@@ -45,8 +45,8 @@ pub fn load(path: &Path, trust: FileTrust) -> Result<Config, ConfigError> {
         .iter()
         .map(|distrust| Problem::of_file(&path, distrust.to_string()))
         .collect();
-    let compiled = compile_with(&text, &path, &ProcessSources::new(trust));
-    if let Ok(Compiled { config, .. }) = &compiled {
+    let compiled = compile(&text, &path, &ProcessSources::new(trust));
+    if let Ok(config) = &compiled {
         problems.extend(judge_tls(config));
     }
     match (compiled, trust) {
@@ -122,19 +122,15 @@ fn judge_tls(config: &Config) -> Vec<Problem> {
     problems
 }
 
-fn warned(compiled: Compiled, path: &Path, problems: &[Problem]) -> Config {
+fn warned(mut config: Config, path: &Path, problems: &[Problem]) -> Config {
     use std::os::unix::fs::MetadataExt;
 
-    let Compiled {
-        mut config,
-        literal_secrets,
-    } = compiled;
     let others_read = path
         .metadata()
         .is_ok_and(|metadata| metadata.mode() & 0o044 != 0);
-    if others_read && !literal_secrets.is_empty() {
+    if others_read && !config.literal_secrets.is_empty() {
         config.warnings.push(Warning {
-            path: literal_secrets.join(", "),
+            path: config.literal_secrets.join(", "),
             message: format!(
                 "a secret stands in a file that others can read: chmod 600 {}, or use ${{VAR}}",
                 path.display()

@@ -24,7 +24,7 @@ mod tree;
 mod trust;
 
 pub use audit::{AuditConfig, AuditOnFailure, Fsync, SpaceLimits};
-pub use check::certificate_digest;
+pub use check::{certificate_digest, is_local};
 pub use compile::compile;
 pub use load::{find, load};
 pub use locate::line_of;
@@ -39,4 +39,4 @@ pub use outlet::{
 };
 pub use problem::{ConfigError, Problem};
 pub use sources::{NoSources, ProcessSources, Sources};
-pub use trust::FileTrust;
+pub use trust::{FileTrust, changeable_by_others};

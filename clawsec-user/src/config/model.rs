@@ -26,6 +26,8 @@ pub struct Config {
     /// What clawsec is called as a node of the protected gateway; `None` where it is none.
     pub node_host: Option<String>,
     pub audit: AuditConfig,
+    /// Paths of secrets that stand in the file in so many words; a client's key as `sha256:` does not.
+    pub literal_secrets: Vec<String>,
     /// What works but should not stay; printed by `check` and at start.
     pub warnings: Vec<Warning>,
     /// The document after substitution as JSON, with each client secret as `sha256:<hex>` and the

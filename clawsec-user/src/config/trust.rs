@@ -89,6 +89,15 @@ pub(super) fn read(path: &Path, limit: u64) -> io::Result<(Zeroizing<String>, Ve
     Ok((text, problems))
 }
 
+/// Who besides root and the running user could change a file or folder, or one above it: each in
+/// words, with the remedy.
+///
+/// # Errors
+/// When it cannot be looked at.
+pub fn changeable_by_others(path: &Path) -> io::Result<Vec<String>> {
+    Ok(judge(path)?.iter().map(ToString::to_string).collect())
+}
+
 /// Judges a file or folder and everything above it.
 pub(super) fn judge(path: &Path) -> io::Result<Vec<Distrust>> {
     let named = std::path::absolute(path)?;

@@ -17,6 +17,8 @@ pub enum Severity {
     /// Something gets around clawsec.
     Critical,
     Warn,
+    /// Good to know; nothing is wrong.
+    Info,
 }
 
 impl Severity {
@@ -24,6 +26,7 @@ impl Severity {
         match self {
             Self::Critical => "critical",
             Self::Warn => "warn",
+            Self::Info => "info",
         }
     }
 }

@@ -53,6 +53,22 @@ pub const MOST_BANS: usize = clawsec_common::abi::MAX_BANS as usize;
 /// Bans of prefixes that they hold, and as many admissions.
 pub const MOST_TIMED_PREFIXES: usize = clawsec_common::abi::MAX_TIMED_PREFIXES as usize;
 
+/// Programs of others at an interface's XDP and tcx hooks, in words; none where nothing can be
+/// seen. Our own are known by their names.
+pub fn others_at(interface: &str) -> Vec<String> {
+    let xdp = hook::index(interface).and_then(|index| hook::query(interface, index));
+    let xdp = xdp.ok().flatten().map(|hook| {
+        let name = hook::program_name(hook.program_id);
+        ("XDP", hook.program_id, name)
+    });
+    let tcx = hook::query_tcx(interface).unwrap_or_default().into_iter();
+    xdp.into_iter()
+        .chain(tcx.map(|(id, name)| ("tcx", id, name)))
+        .filter(|(_, _, name)| !name.starts_with("clawsec"))
+        .map(|(hook, id, name)| format!("{hook} program {id}, {name}"))
+        .collect()
+}
+
 /// Where and how the packet plane is to be attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnforcerPlan {

@@ -15,6 +15,7 @@ mod live;
 mod provider;
 
 mod docker;
+mod docker_ports;
 mod docker_spec;
 mod docker_warm;
 mod image;
@@ -49,6 +50,7 @@ pub use tokio_util::sync::CancellationToken;
 
 pub use capture::{Captured, Output};
 pub use dispatch::{Health, Load, Sandbox};
+pub use docker_ports::published_ports;
 pub use error::SandboxError;
 pub use image::build as build_image;
 pub use job::{Execution, Job, JobCommand, Mount, MountAccess};
@@ -56,4 +58,5 @@ pub use native::contain::{Containment, contain};
 pub use probe::{Finding, Verdict, probe};
 pub use probe_control::{Control, control};
 pub use probe_inside::{Inside, inside};
+pub use provider::settled;
 pub use registry::{Entry, EntryState, Registry, RegistryError};

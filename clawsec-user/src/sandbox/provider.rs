@@ -106,10 +106,10 @@ impl Provider {
             SandboxNetwork::Named(name) => Some(name.as_str()),
         };
         if let Some(name) = named
-            && chosen(config) != SandboxProvider::Docker
+            && settled(config) != SandboxProvider::Docker
         {
             return Err(SandboxError::Unsupported {
-                provider: chosen(config).as_str(),
+                provider: settled(config).as_str(),
                 key: "network",
                 problem: format!("only docker can join {name:?}"),
             });
@@ -122,7 +122,7 @@ impl Provider {
                 user_processes,
             })
         };
-        Ok(match chosen(config) {
+        Ok(match settled(config) {
             SandboxProvider::Auto | SandboxProvider::Docker => {
                 let template = Template::new(instance, limits, user_processes, named)?;
                 let docker = DockerProvider::open(config, template, live.clone()).await?;
@@ -245,7 +245,7 @@ pub(super) fn workspace(config: &SandboxConfig) -> Option<Mount> {
 
 /// Where the configuration leaves it open: what is installed, in this order; `native` needs
 /// nothing. What is installed and broken is not passed over: its error says what to mend.
-fn chosen(config: &SandboxConfig) -> SandboxProvider {
+pub fn settled(config: &SandboxConfig) -> SandboxProvider {
     match config.provider {
         SandboxProvider::Auto if config.docker_socket.exists() => SandboxProvider::Docker,
         SandboxProvider::Auto if firejail::is_installed() => SandboxProvider::Firejail,

@@ -16,6 +16,23 @@ pub fn fingerprint(pem: &str) -> Option<String> {
     Some(pairs.join(":"))
 }
 
+/// Whether the issuer of the first certificate in a PEM text is its own subject.
+pub fn is_self_signed(pem: &str) -> Option<bool> {
+    let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+    let (_, certificate, _) = element(&certificate)?;
+    let (_, mut rest, _) = element(certificate)?;
+    if rest.first() == Some(&EXPLICIT_VERSION) {
+        rest = element(rest)?.2;
+    }
+    // serialNumber, signature; then issuer, validity, subject.
+    for _ in 0..2 {
+        rest = element(rest)?.2;
+    }
+    let (_, issuer, rest) = element(rest)?;
+    let (_, subject, _) = element(element(rest)?.2)?;
+    Some(issuer == subject)
+}
+
 /// When a certificate is valid, in seconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
@@ -109,6 +126,7 @@ mod tests {
                 not_after: expected,
             };
             assert_eq!(validity(&made.pem()), Some(expected), "{year}");
+            assert_eq!(is_self_signed(&made.pem()), Some(true));
         }
     }
 

@@ -4,7 +4,19 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use crate::config::Listen;
+use crate::config::{Config, Listen};
+
+/// The interfaces that a configuration has filtered, those chosen for it included.
+///
+/// # Errors
+/// When the host's addresses cannot be listed.
+pub fn filtered(config: &Config) -> std::io::Result<Vec<String>> {
+    if config.kernel.interfaces.is_empty() {
+        choose(&config.gateway.listen)
+    } else {
+        Ok(config.kernel.interfaces.clone())
+    }
+}
 
 /// The interfaces that carry the listen addresses; for a wildcard, every Ethernet device with an
 /// address that is neither a bridge nor a bridge's port (containers' ends, which the check at

@@ -31,5 +31,6 @@ mod timed;
 mod tools;
 
 pub use child::GATEWAY_USER;
+pub use interfaces::filtered as filtered_interfaces;
 pub use start::{Blame, StartError, run};
 pub use state::Options;

@@ -19,7 +19,7 @@ use super::meter::Meter;
 use super::{absent, conclude};
 use crate::audit::{Chain, HeadCheck, Stamp, denials, head_path, summarise, verify};
 use crate::cli::{CommandResult, Failure, check, output};
-use crate::config::{Config, Secret, Warning};
+use crate::config::{Config, Secret};
 
 #[derive(Debug, Args)]
 pub(crate) struct ReportArguments {
@@ -88,9 +88,9 @@ fn chain_state(log: &Path, key: Option<&Secret>, meter: &mut Meter) -> Result<Ch
     })
 }
 
-/// What `clawsec check` finds in the configuration that names the log.
-fn checklist(config: &Config) -> Result<(PathBuf, Vec<Warning>), Failure> {
-    Ok((config.path.clone(), check::warnings(config)?))
+/// What `clawsec check` finds in the configuration that names the log, and around it.
+fn checklist(config: &Config) -> Result<(PathBuf, check::Audit), Failure> {
+    Ok((config.path.clone(), check::audit(config)?))
 }
 
 /// Beside the file first, so that an older report stays until the new one is whole.

@@ -129,7 +129,7 @@ fn ui(section: &mut Section<'_, '_>, is_named: bool) -> UiAccess {
 }
 
 /// Whether the upstream is this host: its port can then be guarded.
-pub(super) fn is_local(upstream: &Upstream) -> bool {
+pub fn is_local(upstream: &Upstream) -> bool {
     match upstream.host.parse::<IpAddr>() {
         Ok(address) => address.is_loopback() || address.is_unspecified(),
         Err(_) => upstream.host == "localhost",

@@ -222,6 +222,7 @@ pub(in crate::gateway) fn compile(update: &PolicyUpdate) -> Result<Config, Strin
             events: vec![EventKind::Message, EventKind::Tool],
             ..AuditConfig::at(PathBuf::new())
         },
+        literal_secrets: Vec::new(),
         warnings: Vec::new(),
         redacted_document: String::new(),
     })

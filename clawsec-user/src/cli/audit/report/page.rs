@@ -15,7 +15,7 @@ use super::chart::{Series, histogram};
 use super::tables;
 use crate::audit::{Denials, Report, Stamp, Stats, Sum, neutralise};
 use crate::cli::audit::table::{change, length_text, minute};
-use crate::config::Warning;
+use crate::cli::check::Audit;
 use crate::ops::{breakable, counted, grouped};
 
 /// All that is on the page.
@@ -31,7 +31,7 @@ pub(super) struct Page<'a> {
     pub(super) denials: &'a Denials,
     pub(super) chain: ChainState,
     /// The configuration and what `clawsec check` finds in it.
-    pub(super) checklist: Option<(PathBuf, Vec<Warning>)>,
+    pub(super) checklist: Option<(PathBuf, Audit)>,
     /// Parts that could not be read.
     pub(super) damages: Vec<String>,
 }

@@ -6,7 +6,8 @@ use super::chart::bar;
 use super::page::{ChainState, put, section, shown};
 use crate::audit::{Denial, Denials, Losses, OTHERS, Ranked, Times, Top};
 use crate::cli::audit::table::{change, minute};
-use crate::config::Warning;
+use crate::cli::check::Audit;
+use crate::counterpart::Severity;
 use crate::ops::{counted, grouped};
 
 pub(super) fn ranking(html: &mut String, top: &Top) {
@@ -191,32 +192,61 @@ pub(super) fn losses(html: &mut String, losses: &Losses, chain: &ChainState) {
     });
 }
 
-pub(super) fn checklist(html: &mut String, found: Option<&(PathBuf, Vec<Warning>)>) {
+pub(super) fn checklist(html: &mut String, found: Option<&(PathBuf, Audit)>) {
     section(html, "Configuration", |html| {
-        let Some((path, warnings)) = found else {
+        let Some((path, audit)) = found else {
             html.push_str(
                 "<p class=\"soft\">Not looked at: the log was named by --path. With --config \
                      this is what <code>clawsec check</code> finds.</p>",
             );
             return;
         };
+        html.push_str("<table>");
+        for point in &audit.checklist {
+            let (class, mark) = if point.ok {
+                ("good", "yes")
+            } else {
+                ("bad", "no")
+            };
+            put(
+                html,
+                format_args!(
+                    "<tr><td class=\"{class}\">{mark}</td><td>{}</td><td>{}</td></tr>",
+                    shown(point.title),
+                    shown(&point.evidence)
+                ),
+            );
+        }
+        html.push_str("</table>");
         let path = shown(&path.display().to_string());
-        if warnings.is_empty() {
+        let serious = audit.findings.iter();
+        let serious: Vec<_> = serious
+            .filter(|finding| finding.severity != Severity::Info)
+            .collect();
+        if serious.is_empty() {
             put(
                 html,
                 format_args!("<p><span class=\"good\">Nothing to say</span> of {path}.</p>"),
             );
             return;
         }
-        let found = counted(warnings.len() as u64, "finding");
-        put(html, format_args!("<p>{found} in {path}</p><ul>"));
-        for warning in warnings {
+        let found = counted(serious.len() as u64, "finding");
+        put(
+            html,
+            format_args!("<p>{found} in {path} and around it</p><ul>"),
+        );
+        for finding in serious {
+            let class = match finding.severity {
+                Severity::Critical => "bad",
+                _ => "warn",
+            };
             put(
                 html,
                 format_args!(
-                    "<li><code class=\"warn\">{}</code> {}</li>",
-                    shown(&warning.path),
-                    shown(&warning.message)
+                    "<li><span class=\"{class}\">{}</span>: {} <span class=\"soft\">{}</span></li>",
+                    shown(&finding.title),
+                    shown(&finding.detail),
+                    shown(&finding.remediation)
                 ),
             );
         }

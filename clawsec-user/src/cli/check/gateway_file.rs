@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use super::Failure;
-use super::render::ProductArgument;
+use crate::cli::Failure;
+use crate::cli::render::ProductArgument;
 use crate::config::{Config, FileTrust, ProcessSources, Sources as _};
 use crate::counterpart::{self, Drift, Product};
 
