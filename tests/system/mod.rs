@@ -25,6 +25,7 @@ mod renewal;
 mod restart;
 mod sandbox;
 mod secrets;
+mod service;
 mod spine;
 mod start;
 mod timed;

@@ -58,6 +58,7 @@ pub(crate) fn run(arguments: RunArguments) -> CommandResult {
         yes: arguments.yes,
     };
     refuse_a_lockout(&config, &options)?;
+    supervisor::privileges::narrow().map_err(Failure::other)?;
     // The supervisor waits for few things and computes little: one thread is enough, and keeps
     // it easy to reason about.
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -6,6 +6,7 @@
 
 mod acme;
 pub mod admin;
+mod announce;
 pub mod certificate;
 mod child;
 mod confirm;
@@ -18,10 +19,12 @@ mod listen;
 mod local;
 pub mod lockout;
 mod presence;
+pub mod privileges;
 mod records;
 mod reload;
 mod secrets;
 mod seen;
+mod service;
 mod signals;
 pub mod sockets;
 mod start;

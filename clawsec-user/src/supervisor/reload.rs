@@ -35,7 +35,10 @@ pub(super) async fn reload(
     let mut replaced = None;
     let mut event = Event::new(EventKind::Config, "reload", Outcome::Allow, "ok");
     event.generation = before.policy.generation;
-    match attempt(state, &before, applied).await {
+    state.service.reloading();
+    let attempted = attempt(state, &before, applied).await;
+    state.service.ready(&state.in_words());
+    match attempted {
         Ok(generation) => {
             tracing::info!(generation, "the new configuration is in force");
             event.generation = generation;

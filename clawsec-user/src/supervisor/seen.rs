@@ -17,6 +17,8 @@ pub(super) struct Seen {
     pub(super) started: i64,
     in_force_since: AtomicI64,
     gateway: Mutex<GatewaySeen>,
+    /// When a gateway process last told anything.
+    spoke: Mutex<Instant>,
     history: Mutex<VecDeque<Moment>>,
     /// Of the certificate that came with a generation.
     certificate: Mutex<Option<(u64, Option<i64>)>>,
@@ -38,6 +40,7 @@ impl Seen {
             started: now,
             in_force_since: AtomicI64::new(now),
             gateway: Mutex::default(),
+            spoke: Mutex::new(Instant::now()),
             history: Mutex::default(),
             certificate: Mutex::default(),
             executions: Executions::default(),
@@ -57,6 +60,7 @@ impl Seen {
     }
 
     pub(super) fn gateway_says(&self, figures: GatewayFigures, present: Vec<Present>) {
+        *lock(&self.spoke) = Instant::now();
         let mut gateway = lock(&self.gateway);
         gateway.figures = Some(figures);
         gateway.present = present;
@@ -69,6 +73,10 @@ impl Seen {
 
     pub(super) fn gateway(&self) -> GatewaySeen {
         lock(&self.gateway).clone()
+    }
+
+    pub(super) fn gateway_spoke_within(&self, time: Duration) -> bool {
+        lock(&self.spoke).elapsed() <= time
     }
 
     pub(super) fn history(&self) -> Vec<Moment> {

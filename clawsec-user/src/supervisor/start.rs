@@ -16,10 +16,11 @@ use super::listen::{self, ListenError};
 use super::records::Records;
 use super::secrets::{self, SecretError};
 use super::seen;
+use super::service;
 use super::signals::Signals;
 use super::state::{Options, State, Tools};
 use super::timed::{self, Timed};
-use super::{acme, admin, certificate, interfaces, kernel, presence, reload};
+use super::{acme, admin, announce, interfaces, kernel, presence, reload};
 use crate::audit::{AuditError, CheckpointCause};
 use crate::causes;
 use crate::config::{Config, OnExit};
@@ -174,7 +175,9 @@ async fn serve(
         let _ended = link.await;
         return Err(error);
     }
-    announce(state);
+    announce::announce(state);
+    state.service.ready(&state.in_words());
+    tasks.spawn(service::live(Arc::clone(state)));
     let probation = state
         .options
         .confirm
@@ -193,6 +196,7 @@ async fn serve(
         },
     };
     tracing::info!("stopping");
+    state.service.stopping();
     stop.cancel();
     if !link.is_finished() {
         let _ended = link.await;
@@ -318,54 +322,6 @@ async fn wait_until_ready(
         },
         _ => Err(StartError::NotReady),
     }
-}
-
-/// Says what is in force, on the terminal and in the log.
-fn announce(state: &State) {
-    let config = state.config();
-    let scheme = if config.gateway.tls.is_some() {
-        "https"
-    } else {
-        "http"
-    };
-    for listen in &config.gateway.listen {
-        tracing::info!("listening on {scheme}://{}", listen.address);
-    }
-    let material = config.gateway.tls.as_ref().map(secrets::tls_material);
-    if let Some(fingerprint) = material.and_then(|m| certificate::fingerprint(&m.ok()?.cert_pem)) {
-        tracing::info!("certificate sha256 {fingerprint}");
-    }
-    if let Some(metrics) = config.gateway.metrics {
-        tracing::info!("figures on http://{}/metrics", metrics.address);
-    }
-    tracing::info!("protecting {}", config.gateway.upstream.authority());
-    let mut detail = String::from("without the packet filter");
-    if let Some(enforcer) = state.enforcer() {
-        let attachments = enforcer.attachments();
-        let attached = attachments
-            .iter()
-            .map(|a| format!("{} ({})", a.interface, a.mode.as_str()));
-        let attached: Vec<String> = attached.collect();
-        for interface in &attached {
-            tracing::info!("filtering packets on {interface}");
-        }
-        detail = format!("packet filter on {}", attached.join(", "));
-        for step in attachments.iter().flat_map(|a| &a.steps_down) {
-            detail.push_str("; ");
-            detail.push_str(step);
-        }
-        if let Ok(memory) = enforcer.memory() {
-            let memory = memory.in_words();
-            tracing::info!("{memory}");
-            detail.push_str("; ");
-            detail.push_str(&memory);
-        }
-    }
-    tracing::info!("recording to {}", config.audit.path.display());
-    let mut event = Event::new(EventKind::System, "start", Outcome::Allow, "ok");
-    event.generation = config.policy.generation;
-    event.detail = Some(detail);
-    state.records.report(event);
 }
 
 /// Ends the tasks, writes the last checkpoint, and closes the log.

@@ -13,6 +13,7 @@ use super::confirm::Confirmation;
 use super::records::Records;
 use super::secrets::{self, SecretError};
 use super::seen::Seen;
+use super::service::Service;
 use super::timed::Timed;
 use crate::config::Config;
 use crate::enforcer::Enforcer;
@@ -42,6 +43,7 @@ pub(super) struct State {
     pub(super) timed: Timed,
     pub(super) seen: Seen,
     pub(super) confirmation: Confirmation,
+    pub(super) service: Service,
     /// What an authority may ask for now.
     pub(super) challenges: Held,
     enforcer: Option<Mutex<Enforcer>>,
@@ -83,12 +85,27 @@ impl State {
             timed,
             seen: Seen::new(),
             confirmation: Confirmation::default(),
+            service: Service::of_this_process(),
             challenges: Held::default(),
             enforcer: enforcer.map(Mutex::new),
             tools: ArcSwap::from_pointee(shared(tools)),
             gateway: Mutex::new(None),
             own: Mutex::default(),
         }
+    }
+
+    /// One line for a service manager.
+    pub(super) fn in_words(&self) -> String {
+        let generation = self.config().policy.generation;
+        let filtered = self.enforcer().map(|enforcer| {
+            let attached = enforcer.attachments().iter();
+            let attached: Vec<String> = attached
+                .map(|one| format!("{} ({})", one.interface, one.mode.as_str()))
+                .collect();
+            attached.join(", ")
+        });
+        let filtered = filtered.unwrap_or_else(|| "nothing".to_owned());
+        format!("generation {generation} in force, filtering {filtered}")
     }
 
     /// The configuration in force.
