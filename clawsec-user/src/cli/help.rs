@@ -166,7 +166,10 @@ const EXAMPLES: [(&str, &str); 41] = [
     ("key hash", "clawsec key hash < key.txt"),
     ("key list", "clawsec key list"),
     ("key rotate", "clawsec key rotate phone"),
-    ("render", "clawsec render openclaw"),
+    (
+        "render",
+        "clawsec render systemd > /etc/systemd/system/clawsec.service",
+    ),
     ("detach", "clawsec detach"),
     (
         "completions",

@@ -2,6 +2,7 @@
 //!
 //! Invariant: no IO here; whatever has to be looked up is asked of `Sources`.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -37,6 +38,7 @@ pub fn compile(text: &str, path: &Path, sources: &dyn Sources) -> Result<Config,
         node_host: checked.node_host,
         audit: checked.audit,
         literal_secrets: report.literal_secrets,
+        secret_files: report.secret_files,
         warnings: report.warnings,
         redacted_document: redact::document(&root, &report.edits),
     })
@@ -58,7 +60,7 @@ fn pass(text: &str, sources: &dyn Sources) -> (Report, Option<(Node, Checked)>) 
 
 /// Every key that reading this text asks for.
 #[cfg(test)]
-pub(super) fn known_keys(text: &str, sources: &dyn Sources) -> std::collections::BTreeSet<String> {
+pub(super) fn known_keys(text: &str, sources: &dyn Sources) -> BTreeSet<String> {
     pass(text, sources).0.asked().clone()
 }
 
@@ -80,9 +82,15 @@ fn substitute_all(root: &mut Node, sources: &dyn Sources, report: &mut Report) {
         let mut section = Section::root(root, report);
         check::secrets(section.at("secrets"))
     };
+    let mut files = BTreeSet::new();
     let mut all = |reference: Reference<'_>| match reference {
         Reference::Variable(name) => variable(name, sources),
-        Reference::Secret(name) => secret(name, provider.as_ref(), sources),
+        Reference::Secret(name) => {
+            if let Some(Provider::Files { dir }) = &provider {
+                files.insert(dir.join(name));
+            }
+            secret(name, provider.as_ref(), sources)
+        }
     };
     let Value::Object(members) = &mut root.value else {
         return;
@@ -90,6 +98,7 @@ fn substitute_all(root: &mut Node, sources: &dyn Sources, report: &mut Report) {
     for member in members.iter_mut().filter(|member| member.key != "secrets") {
         substitute::apply(&mut member.node, &member.key, report, &mut all);
     }
+    report.secret_files = files.into_iter().collect();
 }
 
 fn variable(name: &str, sources: &dyn Sources) -> Result<Zeroizing<String>, String> {

@@ -28,6 +28,8 @@ pub struct Config {
     pub audit: AuditConfig,
     /// Paths of secrets that stand in the file in so many words; a client's key as `sha256:` does not.
     pub literal_secrets: Vec<String>,
+    /// Files that `${secret:NAME}` was looked up in.
+    pub secret_files: Vec<PathBuf>,
     /// What works but should not stay; printed by `check` and at start.
     pub warnings: Vec<Warning>,
     /// The document after substitution as JSON, with each client secret as `sha256:<hex>` and the

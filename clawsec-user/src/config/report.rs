@@ -23,6 +23,8 @@ pub(super) struct Report {
     pub(super) edits: Vec<Edit>,
     /// Where a secret stands in the file itself, neither hashed nor by reference.
     pub(super) literal_secrets: Vec<String>,
+    /// Files that `${secret:NAME}` was looked up in.
+    pub(super) secret_files: Vec<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -48,6 +50,7 @@ impl Report {
             warnings: Vec::new(),
             edits: Vec::new(),
             literal_secrets: Vec::new(),
+            secret_files: Vec::new(),
         }
     }
 

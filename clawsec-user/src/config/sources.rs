@@ -38,7 +38,12 @@ impl Sources for ProcessSources {
     }
 
     fn secret_file(&self, dir: &Path, name: &str) -> io::Result<Zeroizing<String>> {
-        let path = dir.join(name);
+        // What systemd loads for this service (`LoadCredential=`) goes before the folder.
+        let loaded = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        let loaded = loaded.map(|folder| folder.join(name));
+        let path = loaded
+            .filter(|path| path.exists())
+            .unwrap_or_else(|| dir.join(name));
         let (text, problems) = trust::read(&path, MAX_SECRET_BYTES)?;
         match (self.trust, problems.first()) {
             (FileTrust::Run, Some(problem)) => Err(io::Error::new(

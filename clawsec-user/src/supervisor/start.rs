@@ -14,7 +14,7 @@ use super::inherited::Inherited;
 use super::link::{Applied, Link};
 use super::listen::{self, ListenError};
 use super::records::Records;
-use super::secrets::{self, SecretError};
+use super::secrets::SecretError;
 use super::seen;
 use super::service;
 use super::signals::Signals;

@@ -32,6 +32,8 @@ pub(super) struct Facts {
 pub(super) enum Role {
     Configuration,
     CertificateKey,
+    /// Of `${secret:NAME}`.
+    Secret,
     AuditLog,
     State,
 }

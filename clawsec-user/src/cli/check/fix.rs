@@ -35,7 +35,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Fix> {
             Role::Configuration if facts.config.literal_secrets.is_empty() => 0o022,
             Role::Configuration | Role::AuditLog | Role::State => 0o077,
             // A group such as ssl-cert may be meant to read it.
-            Role::CertificateKey => 0o037,
+            Role::CertificateKey | Role::Secret => 0o037,
         };
         (file.mode & bits != 0).then(|| Fix {
             path: file.path.clone(),

@@ -68,6 +68,8 @@ fn files(config: &Config) -> Vec<FileFact> {
     if let Some(tls) = &config.gateway.tls {
         places.push((Role::CertificateKey, tls.key.clone()));
     }
+    let secrets = config.secret_files.iter().cloned();
+    places.extend(secrets.map(|path| (Role::Secret, path)));
     let look = |(role, path): (Role, PathBuf)| {
         let metadata = fs::metadata(&path).ok()?;
         Some(FileFact {

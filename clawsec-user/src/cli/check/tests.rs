@@ -78,6 +78,7 @@ fn facts(text: &str) -> Facts {
         files: vec![
             file(Role::Configuration, "/etc/clawsec/clawsec.json", 0o600),
             file(Role::CertificateKey, "/etc/clawsec/key.pem", 0o640),
+            file(Role::Secret, "/etc/clawsec/secrets/chain", 0o600),
             file(Role::AuditLog, "/var/log/clawsec/audit.log", 0o600),
             file(Role::State, "/var/lib/clawsec", 0o700),
         ],
@@ -213,6 +214,7 @@ fn a_fix_takes_bits_away_and_nothing_else() {
         words,
         [
             "chmod 740 /etc/clawsec/key.pem",
+            "chmod 740 /etc/clawsec/secrets/chain",
             "chmod 700 /var/log/clawsec/audit.log",
             "chmod 700 /var/lib/clawsec",
         ]

@@ -223,6 +223,7 @@ pub(in crate::gateway) fn compile(update: &PolicyUpdate) -> Result<Config, Strin
             ..AuditConfig::at(PathBuf::new())
         },
         literal_secrets: Vec::new(),
+        secret_files: Vec::new(),
         warnings: Vec::new(),
         redacted_document: String::new(),
     })

@@ -41,6 +41,14 @@ pub(in crate::cli::check) const CHECKS: &[Check] = &[
         says: &[],
     },
     Check {
+        id: "files.secret_readable",
+        severity: Severity::Critical,
+        title: "others can read a file of secrets.dir",
+        remedy: "chmod 600 the file (`clawsec check --fix`), and change the secret",
+        judge: |facts| readable(facts, Role::Secret, 0o007),
+        says: &[],
+    },
+    Check {
         id: "files.audit_readable",
         severity: Severity::Warn,
         title: "others can read the audit log",

@@ -34,8 +34,9 @@ pub(super) const ROWS: &[(&str, Wrong)] = &[
         }),
     ),
     ("files.key_readable", Host(|f| f.files[1].mode = 0o644)),
-    ("files.audit_readable", Host(|f| f.files[2].mode = 0o604)),
-    ("files.state_readable", Host(|f| f.files[3].mode = 0o755)),
+    ("files.secret_readable", Host(|f| f.files[2].mode = 0o644)),
+    ("files.audit_readable", Host(|f| f.files[3].mode = 0o604)),
+    ("files.state_readable", Host(|f| f.files[4].mode = 0o755)),
     // SHA-256 of «changeme».
     (
         "keys.known",
