@@ -7,6 +7,7 @@ mod bench_gateway;
 mod build;
 mod ci;
 mod demo;
+mod dist;
 mod fuzz;
 mod peer;
 mod screens;
@@ -83,6 +84,12 @@ enum Command {
         #[arg(long, default_value = "chromium")]
         chromium: String,
     },
+    /// Make a Debian package and an archive, with an SBOM and checksums, in target/dist
+    Dist {
+        /// Of the programs as tests run them: quick, and larger
+        #[arg(long)]
+        debug: bool,
+    },
     /// The stand-in gateway of the demo
     #[command(hide = true)]
     StandIn,
@@ -112,6 +119,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench { what } => bench::run(what),
         Command::Ci { skip_tests } => ci::run(skip_tests),
         Command::Screens { chromium } => screens::run(&chromium),
+        Command::Dist { debug } => dist::dist(debug),
         Command::StandIn => demo::stand_in(),
     }
 }
