@@ -155,7 +155,15 @@ pub(super) fn detach(pin_dir: &Path) -> Result<Vec<String>, EnforcerError> {
     interfaces.sort_unstable();
     interfaces.dedup();
     // Held open by a daemon's lock it may stay, empty.
-    fs::remove_dir(pin_dir).map_err(pin_error("remove", pin_dir))?;
+    match fs::remove_dir(pin_dir) {
+        // A service that sees the rest of /sys read-only has this folder as a mount of its own.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::ResourceBusy | io::ErrorKind::ReadOnlyFilesystem
+            ) => {}
+        removed => removed.map_err(pin_error("remove", pin_dir))?,
+    }
     Ok(interfaces)
 }
 

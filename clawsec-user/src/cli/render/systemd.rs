@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use crate::cli::run::DEFAULT_PIN_DIR;
 use crate::config::{Config, SandboxConfig, SandboxProvider, WorkspaceAccess};
 use crate::sandbox;
 use crate::supervisor::privileges::NEEDED;
@@ -149,6 +150,9 @@ impl Unit {
             }
         }
         self.line("RuntimeDirectoryPreserve=restart");
+        // All of /sys is read-only to it but this folder, which has to be there beforehand.
+        self.line(&format!("ExecStartPre=+mkdir -p -m 0700 {DEFAULT_PIN_DIR}"));
+        self.line(&format!("ReadWritePaths={DEFAULT_PIN_DIR}"));
         let acme = config
             .gateway
             .tls
@@ -157,7 +161,6 @@ impl Unit {
         written.extend(acme.map(|acme| acme.dir.clone()));
         written.extend(workspaces(&config.sandbox));
         written.retain(|folder| !folder.starts_with(place.state_dir));
-        written.insert(PathBuf::from("/sys/fs/bpf"));
         for folder in written {
             self.line(&format!("ReadWritePaths=-{}", folder.display()));
         }
@@ -338,7 +341,7 @@ mod tests {
             "StateDirectory=clawsec",
             "LogsDirectory=clawsec",
             "RuntimeDirectory=clawsec",
-            "ReadWritePaths=-/sys/fs/bpf",
+            "ReadWritePaths=/sys/fs/bpf/clawsec",
             "NoNewPrivileges=yes",
             "RestrictNamespaces=yes",
             "ProtectHome=yes",
