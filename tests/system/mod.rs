@@ -31,3 +31,4 @@ mod start;
 mod timed;
 mod traffic;
 mod transport;
+mod unit;

@@ -4,6 +4,7 @@
 //! completions and man pages by the program itself, the rest from `packaging/`.
 
 mod elf;
+mod guest;
 mod sbom;
 mod tree;
 
@@ -21,8 +22,9 @@ use crate::tiers::need;
 /// The version of all that is shipped.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Builds everything into `target/dist`; `debug` takes the programs as they are for tests.
-pub(crate) fn dist(debug: bool) -> Result<()> {
+/// Builds everything into `target/dist`; `debug` takes the programs as they are for tests, `tried`
+/// has the package installed, started, upgraded and removed on a Debian of its own.
+pub(crate) fn dist(debug: bool, tried: bool) -> Result<()> {
     need("dpkg-deb", "dpkg")?;
     need("tar", "tar")?;
     need("readelf", "binutils")?;
@@ -48,6 +50,9 @@ pub(crate) fn dist(debug: bool) -> Result<()> {
     for file in [&package, &archive, &sbom, &sums] {
         let bytes = fs::metadata(file).context("look at what was made")?.len();
         say(&format!("{} ({} kB)", file.display(), bytes / 1024));
+    }
+    if tried {
+        guest::try_package(&package)?;
     }
     Ok(())
 }

@@ -89,6 +89,9 @@ enum Command {
         /// Of the programs as tests run them: quick, and larger
         #[arg(long)]
         debug: bool,
+        /// Install, start, upgrade, hang, kill and remove it on a Debian 12 in qemu
+        #[arg(long = "try")]
+        tried: bool,
     },
     /// The stand-in gateway of the demo
     #[command(hide = true)]
@@ -119,7 +122,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench { what } => bench::run(what),
         Command::Ci { skip_tests } => ci::run(skip_tests),
         Command::Screens { chromium } => screens::run(&chromium),
-        Command::Dist { debug } => dist::dist(debug),
+        Command::Dist { debug, tried } => dist::dist(debug, tried),
         Command::StandIn => demo::stand_in(),
     }
 }

@@ -222,7 +222,7 @@ fn golden_folder() -> PathBuf {
 }
 
 /// The kernel and its veth module: the newest 6.1 that Debian has, kept in `target/tools`.
-fn linux() -> Result<(PathBuf, PathBuf)> {
+pub(crate) fn linux() -> Result<(PathBuf, PathBuf)> {
     let folder = root().join("target/tools/linux-6.1");
     let found = |folder: &Path| {
         let kernel = first(&folder.join("boot"), "vmlinuz-6.1")?;

@@ -152,7 +152,7 @@ impl Unit {
         self.line("RuntimeDirectoryPreserve=restart");
         // All of /sys is read-only to it but this folder, which has to be there beforehand.
         self.line(&format!("ExecStartPre=+mkdir -p -m 0700 {DEFAULT_PIN_DIR}"));
-        self.line(&format!("ReadWritePaths={DEFAULT_PIN_DIR}"));
+        self.line(&format!("ReadWritePaths=-{DEFAULT_PIN_DIR}"));
         let acme = config
             .gateway
             .tls
@@ -193,7 +193,6 @@ impl Unit {
         self.lines(&[
             "ProtectProc=default",
             "ProtectClock=yes",
-            "ProtectHostname=yes",
             "ProtectKernelLogs=yes",
             "ProtectKernelModules=yes",
             "ProtectKernelTunables=yes",
@@ -223,6 +222,7 @@ impl Unit {
         } else {
             self.lines(&[
                 "ProtectControlGroups=yes",
+                "ProtectHostname=yes",
                 "RestrictNamespaces=yes",
                 "PrivateDevices=yes",
             ]);
@@ -341,7 +341,7 @@ mod tests {
             "StateDirectory=clawsec",
             "LogsDirectory=clawsec",
             "RuntimeDirectory=clawsec",
-            "ReadWritePaths=/sys/fs/bpf/clawsec",
+            "ReadWritePaths=-/sys/fs/bpf/clawsec",
             "NoNewPrivileges=yes",
             "RestrictNamespaces=yes",
             "ProtectHome=yes",
