@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
@@ -17,8 +17,8 @@ pub(crate) const OBJECT: &str = "CLAWSEC_BPF_OBJECT";
 
 /// Builds both halves; the path of the daemon.
 pub(crate) fn build(release: bool) -> Result<PathBuf> {
-    let object = kernel_half(&setup()?)?;
     let root = root();
+    let object = kernel_half(&setup()?, &root)?;
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(&root)
@@ -49,21 +49,24 @@ fn target() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// Builds the BPF object; its path.
-fn kernel_half(toolchain: &Toolchain) -> Result<PathBuf> {
-    object(toolchain, "clawsec-ebpf", "clawsec.o")
+/// Builds the BPF object from the source in a folder; its path, below that folder.
+pub(crate) fn kernel_half(toolchain: &Toolchain, source: &Path) -> Result<PathBuf> {
+    object(toolchain, source, "clawsec-ebpf", "clawsec.o")
 }
 
 /// Builds the benchmark's own BPF programs; the object's path.
 pub(crate) fn bench_object() -> Result<PathBuf> {
-    object(&setup()?, "clawsec-bench", "bench.o")
+    object(&setup()?, &root(), "clawsec-bench", "bench.o")
 }
 
-fn object(toolchain: &Toolchain, program: &str, name: &str) -> Result<PathBuf> {
-    let mut cargo = kernel_cargo(toolchain, "build");
+fn object(toolchain: &Toolchain, source: &Path, program: &str, name: &str) -> Result<PathBuf> {
+    let mut cargo = kernel_cargo(toolchain, source, "build");
     run(cargo.args(["--package", "clawsec-ebpf", "--bin", program]))?;
-    let object = root().join("target/bpf").join(name);
-    let built = build_folder().join(TARGET).join("release").join(program);
+    let object = source.join("target/bpf").join(name);
+    let built = build_folder(source)
+        .join(TARGET)
+        .join("release")
+        .join(program);
     publish(&built, &object)?;
     say(&format!("built {}", object.display()));
     Ok(object)
@@ -73,7 +76,7 @@ fn object(toolchain: &Toolchain, program: &str, name: &str) -> Result<PathBuf> {
 /// (Debian: `rust-web-clippy`).
 pub(crate) fn lint_kernel_half() -> Result<()> {
     let toolchain = setup()?;
-    let mut cargo = kernel_cargo(&toolchain, "clippy");
+    let mut cargo = kernel_cargo(&toolchain, &root(), "clippy");
     // Cargo takes `cargo-clippy` from PATH, where rustup's would come first.
     let folder = toolchain.cargo.parent().map(PathBuf::from);
     let path = env::var_os("PATH").unwrap_or_default();
@@ -86,13 +89,12 @@ pub(crate) fn lint_kernel_half() -> Result<()> {
 }
 
 /// Apart from the host's, so that neither build undoes the other.
-fn build_folder() -> PathBuf {
-    root().join("target/bpf-build")
+fn build_folder(source: &Path) -> PathBuf {
+    source.join("target/bpf-build")
 }
 
 /// Cargo for the BPF target.
-fn kernel_cargo(toolchain: &Toolchain, verb: &str) -> Command {
-    let root = root();
+fn kernel_cargo(toolchain: &Toolchain, source: &Path, verb: &str) -> Command {
     let mut flags = vec![
         // 64-bit compare-and-swap, kernel 5.12. `-Clink-arg=--cpu=v3` would be given twice.
         "-Ctarget-cpu=v3".to_owned(),
@@ -103,7 +105,7 @@ fn kernel_cargo(toolchain: &Toolchain, verb: &str) -> Command {
         format!("-Clinker={}", toolchain.linker.display()),
     ];
     // The same object wherever it is built: no path of this machine in its BTF.
-    flags.push(format!("--remap-path-prefix={}=clawsec", root.display()));
+    flags.push(format!("--remap-path-prefix={}=clawsec", source.display()));
     let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
     if let Some(cargo_home) = cargo_home.or(home) {
@@ -116,13 +118,13 @@ fn kernel_cargo(toolchain: &Toolchain, verb: &str) -> Command {
 
     let mut cargo = Command::new(&toolchain.cargo);
     cargo
-        .current_dir(&root)
+        .current_dir(source)
         .args([verb, "--release", "-Zbuild-std=core", "--target", TARGET])
         // The daemon's release profile strips; here that would strip BTF's source.
         .args(["--config", "profile.release.strip=false"])
         .args(["--config", "profile.release.lto=false"])
         .arg("--target-dir")
-        .arg(build_folder())
+        .arg(build_folder(source))
         .env("RUSTC", &toolchain.rustc)
         // `-Z` and the intrinsics, on a stable compiler, for this one crate.
         .env("RUSTC_BOOTSTRAP", "1")

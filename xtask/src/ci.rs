@@ -4,10 +4,11 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-use crate::{build, fuzz, tidy, tiers};
+use crate::{build, deny, fuzz, reproduce, tidy, tiers};
 use xtask::say;
 
-/// Format, lints on the host and BPF crates, tidy, docs, the fuzz targets, then every tier.
+/// Format, lints on the host and BPF crates, tidy, dependencies, the BPF object a second time, docs,
+/// the fuzz targets, then every tier.
 pub(crate) fn run(skip_tests: bool) -> anyhow::Result<()> {
     step("format", &["fmt", "--all", "--check"], &[])?;
     tidy::run()?;
@@ -24,6 +25,8 @@ pub(crate) fn run(skip_tests: bool) -> anyhow::Result<()> {
         &[],
     )?;
     build::lint_kernel_half()?;
+    deny::run()?;
+    reproduce::run()?;
     step(
         "docs",
         &["doc", "--workspace", "--no-deps", "--quiet"],

@@ -7,9 +7,11 @@ mod bench_gateway;
 mod build;
 mod ci;
 mod demo;
+mod deny;
 mod dist;
 mod fuzz;
 mod peer;
+mod reproduce;
 mod screens;
 mod setup;
 mod tidy;
@@ -72,12 +74,16 @@ enum Command {
         #[arg(default_value = "kernel")]
         what: bench::What,
     },
-    /// The whole gate: format, lints, tidy, docs, the fuzz targets, every tier
+    /// The whole gate: format, lints, tidy, dependencies, docs, the fuzz targets, every tier
     Ci {
         /// Everything but the tests
         #[arg(long)]
         skip_tests: bool,
     },
+    /// Hold the dependencies against deny.toml: licences, sources, duplicates, advisories
+    Deny,
+    /// Build the BPF object a second time, in another folder: it must have the same bytes
+    Reproduce,
     /// Take the screens of docs/screens anew, of a real daemon in a network of its own
     Screens {
         /// The browser that shows the page
@@ -121,6 +127,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Command::Bench { what } => bench::run(what),
         Command::Ci { skip_tests } => ci::run(skip_tests),
+        Command::Deny => deny::run(),
+        Command::Reproduce => reproduce::run(),
         Command::Screens { chromium } => screens::run(&chromium),
         Command::Dist { debug, tried } => dist::dist(debug, tried),
         Command::StandIn => demo::stand_in(),
