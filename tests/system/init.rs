@@ -48,8 +48,13 @@ fn what_init_writes_starts_and_answers_to_the_printed_key() {
         .expect("run clawsec init");
     let said = succeeded(&output);
     let key = line_after(&said, "key of \"owner\"").to_owned();
-    let pin = line_after(&said, "certificate, as").to_owned();
-    assert!(said.contains("\"bind\": \"loopback\""), "{said}");
+    let pin = said.lines().find(|line| line.contains("tlsFingerprint"));
+    let pin = pin.expect("the fingerprint is printed").trim().to_owned();
+    assert!(said.contains("\"deny\": [\"gateway\"]"), "{said}");
+    assert!(
+        !said.contains("\"bind\""),
+        "loopback is its default: {said}"
+    );
     for secret in [&key, UPSTREAM_TOKEN] {
         let config = fs::read_to_string(daemon.path("clawsec.json")).unwrap();
         assert!(!config.contains(secret), "no secret stands in the file");
@@ -75,7 +80,7 @@ fn what_init_writes_starts_and_answers_to_the_printed_key() {
         .lines()
         .find_map(|line| line.split_once("certificate sha256 "));
     let shown = shown.expect("the daemon says its fingerprint").1;
-    assert_eq!(pin, format!("gateway.remote.tlsFingerprint: \"{shown}\""));
+    assert_eq!(pin, format!("tlsFingerprint: \"{shown}\" }} }}"));
     assert!(
         !log.contains("WARN"),
         "a first start warns of nothing: {log}"

@@ -6,6 +6,7 @@ mod bans;
 pub(crate) mod client;
 mod confinement;
 pub(crate) mod daemon;
+mod deploy;
 pub(crate) mod docker;
 mod flood;
 mod init;

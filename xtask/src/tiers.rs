@@ -151,6 +151,7 @@ fn environment(tier: Tier) -> anyhow::Result<Environment> {
     if tier == Tier::System {
         need("dockerd", "docker.io")?;
         need("firejail", "firejail")?;
+        need("haproxy", "haproxy")?;
         need("busybox", "busybox-static")?;
         // The flood's generator.
         let bench = build::bench_object().context("needs the benchmark's programs")?;

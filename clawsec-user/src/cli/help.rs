@@ -105,7 +105,10 @@ fn write_pages(folder: &Path) -> anyhow::Result<()> {
 
 /// By the words after `clawsec`.
 const EXAMPLES: [(&str, &str); 41] = [
-    ("", "clawsec init; clawsec check; clawsec run --confirm 60"),
+    (
+        "",
+        "clawsec init --gateway; clawsec check; clawsec run --confirm 60",
+    ),
     ("init", "clawsec init --gateway --name claw.example.org"),
     ("run", "clawsec run --confirm 60"),
     ("confirm", "clawsec confirm"),

@@ -17,7 +17,7 @@ use jsonc_parser::ParseOptions;
 use serde_json::Value;
 
 pub use drift::{Drift, Severity, drift};
-pub use render::render;
+pub use render::{missing, render};
 pub use settings::Unsupported;
 
 use crate::policy::Reading;

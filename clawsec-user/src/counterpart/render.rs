@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::Product;
+use super::drift::at;
 use super::settings::{Setting, Unsupported, settings};
 use crate::config::Config;
 
@@ -24,14 +25,59 @@ pub fn render(
     for note in &settings.notes {
         text.push_str(&format!("// {note}\n"));
     }
+    text.push_str(&object(settings.list.iter()));
+    Ok(text)
+}
+
+/// Writes what the gateway's file does not yet hold; nothing where it holds all of it. Whoever knows
+/// that the gateway has its token, in its file or its environment, says so.
+///
+/// # Errors
+/// Where this gateway cannot do what clawsec's configuration asks for.
+pub fn missing(
+    product: Product,
+    config: &Config,
+    found: &Value,
+    has_token: bool,
+) -> Result<Option<String>, Unsupported> {
+    let settings = settings(product, config, &[])?;
+    let is_there = |setting: &&Setting| match setting.path.join(".").as_str() {
+        "gateway.auth.token" if has_token => true,
+        path => holds(found, path, &setting.value),
+    };
+    let list: Vec<&Setting> = settings.list.iter().filter(|one| !is_there(one)).collect();
+    Ok((!list.is_empty()).then(|| object(list.into_iter())))
+}
+
+/// Whether a file says this, or more of it; or leaves it out where that means the same.
+fn holds(found: &Value, path: &str, wanted: &Value) -> bool {
+    match (at(found, path), wanted) {
+        (Some(Value::Array(found)), Value::Array(wanted)) => {
+            wanted.iter().all(|item| found.contains(item))
+        }
+        (Some(found), wanted) => found == wanted,
+        (None, wanted) => {
+            let left_out = [
+                ("gateway.bind", Value::from("loopback")),
+                ("gateway.port", Value::from(18789)),
+                ("gateway.auth.mode", Value::from("token")),
+            ];
+            let mut left_out = left_out.iter();
+            left_out.any(|(key, value)| *key == path && value == wanted)
+        }
+    }
+}
+
+/// Settings as one object, with their reasons.
+fn object<'a>(settings: impl Iterator<Item = &'a Setting>) -> String {
     let mut root = Branch::default();
-    for setting in &settings.list {
+    for setting in settings {
         root.put(&setting.path, setting);
     }
-    text.push_str("{\n");
+    let mut text = "{\n".to_owned();
     root.write(1, &mut text);
     text.push_str("}\n");
-    Ok(text)
+    text
 }
 
 /// Settings by the keys of one object, in the order they came.

@@ -134,17 +134,20 @@ fn token(product: Product, config: &Config, settings: &mut Settings) {
             .and_then(|rest| rest.strip_suffix('}'));
         name.is_some_and(|name| !name.contains(['$', '{', '}', ':']))
     });
-    let text = if let Some(text) = whole {
-        text.to_owned()
-    } else {
-        let variable = product.token_variable();
-        settings.note(format!(
-            "Set {variable} to the token that clawsec shows (gateway.upstreamToken), and nobody else knows."
-        ));
-        format!("${{{variable}}}")
+    let variable = product.token_variable();
+    let (text, why) = match whole {
+        Some(text) => (
+            text.to_owned(),
+            "gateway.upstreamToken: clients never learn it".to_owned(),
+        ),
+        None => (
+            format!("${{{variable}}}"),
+            format!(
+                "set {variable} to the token that clawsec shows (gateway.upstreamToken): clients never learn it"
+            ),
+        ),
     };
-    let why = "gateway.upstreamToken: clients never learn it";
-    settings.put("gateway.auth.token", json!(text), why);
+    settings.put("gateway.auth.token", json!(text), &why);
 }
 
 /// Whether more than one person may write.

@@ -276,9 +276,11 @@ pub(super) fn rate_text(count: u64, micros: i64) -> String {
 }
 
 pub(super) fn length_text(trend: Trend) -> String {
-    let minutes = (trend.now.until.micros() - trend.now.since.micros()) / 60_000_000;
+    let seconds = (trend.now.until.micros() - trend.now.since.micros()) / 1_000_000;
+    let minutes = seconds / 60;
     match minutes {
-        0..120 => format!("{minutes} minutes"),
+        0..2 => format!("{seconds} seconds"),
+        2..120 => format!("{minutes} minutes"),
         120..2_880 => format!("{} hours", minutes / 60),
         _ => format!("{} days", minutes / 1_440),
     }

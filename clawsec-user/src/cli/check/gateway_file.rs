@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use crate::cli::Failure;
+use crate::cli::machine::gateways;
 use crate::cli::render::ProductArgument;
 use crate::config::{Config, FileTrust, ProcessSources, Sources as _};
 use crate::counterpart::{self, Drift, Product};
@@ -78,15 +79,24 @@ fn compare(
     })
 }
 
-/// Where the products have their files for the one who runs this.
+/// The files of gateways that run here, and where the products have theirs for the one who runs
+/// this.
 fn places() -> Vec<(Product, PathBuf)> {
+    let running = gateways::running(Path::new("/proc")).into_iter();
+    let mut places: Vec<(Product, PathBuf)> = running
+        .filter(|running| !running.is_apart)
+        .filter_map(|running| Some((running.product, running.file()?)))
+        .collect();
     let home = ProcessSources::new(FileTrust::Read).home();
-    let place = |product: Product| {
+    let own = |product: Product| {
         let named = std::env::var_os(product.path_variable()).filter(|path| !path.is_empty());
         let path = named
             .map(PathBuf::from)
             .or_else(|| Some(product.file(home.as_deref()?)));
         Some((product, path?))
     };
-    Product::BOTH.into_iter().filter_map(place).collect()
+    places.extend(Product::BOTH.into_iter().filter_map(own));
+    let mut known = std::collections::HashSet::new();
+    places.retain(|(_, path)| known.insert(path.clone()));
+    places
 }

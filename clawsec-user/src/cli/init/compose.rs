@@ -140,6 +140,7 @@ mod tests {
             names: vec!["claw".into(), "127.0.0.1".into(), "::1".into()],
             prefixes: vec![("10.0.0.0/8".parse().unwrap(), "the network of eth0".into())],
             has_ipv6: true,
+            given: None,
         };
         compose(&Parts {
             layout: &Layout::new(root),

@@ -18,6 +18,8 @@ pub(super) struct Found {
     pub(super) file: PathBuf,
     pub(super) upstream: SocketAddr,
     pub(super) token: Option<Zeroizing<String>>,
+    /// What its file holds.
+    pub(super) document: Value,
     /// What a person should know.
     pub(super) notes: Vec<String>,
     pid: Option<u32>,
@@ -155,6 +157,7 @@ fn read(product: Product, file: PathBuf, running: Option<&Running>) -> anyhow::R
         product,
         upstream: gateways::upstream(&document, running),
         token,
+        document,
         notes,
         pid: running.map(|running| running.pid),
         file,

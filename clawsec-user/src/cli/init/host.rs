@@ -20,6 +20,32 @@ pub(super) struct HostFacts {
     /// Each with what it is.
     pub(super) prefixes: Vec<(IpNet, String)>,
     pub(super) has_ipv6: bool,
+    /// The name that the operator says first.
+    pub(super) given: Option<String>,
+}
+
+impl HostFacts {
+    /// More names that clients call it by.
+    pub(super) fn add_names(&mut self, names: &[String]) {
+        self.given = names.first().cloned();
+        for name in names {
+            if !self.names.contains(name) {
+                self.names.push(name.clone());
+            }
+        }
+    }
+
+    /// Where a client on another machine reaches a port: by the name that was given, else the first
+    /// address that is not loopback, else the host's name.
+    pub(super) fn address(&self, port: u16) -> String {
+        let ips = self.names.iter().filter_map(|name| name.parse().ok());
+        let outer = ips.filter(|ip: &IpAddr| !ip.is_loopback()).next();
+        let name = self.given.clone().or_else(|| self.names.first().cloned());
+        match (&self.given, outer) {
+            (None, Some(ip)) => std::net::SocketAddr::new(ip, port).to_string(),
+            _ => format!("{}:{port}", name.unwrap_or_else(|| "localhost".to_owned())),
+        }
+    }
 }
 
 /// Reads the interfaces, the host's name, and where the operator's SSH session comes from.
@@ -160,6 +186,31 @@ mod tests {
         let facts = judge("Claw", addresses, peer.map(|peer| peer.parse().unwrap()));
         let listed = facts.prefixes.iter().skip(2);
         listed.map(|(net, _)| net.to_string()).collect()
+    }
+
+    #[test]
+    fn clients_are_told_a_way_in() {
+        let facts = |names: &[&str], given: &[&str]| {
+            let mut facts = HostFacts {
+                names: names.iter().map(|&name| name.to_owned()).collect(),
+                ..HostFacts::default()
+            };
+            let given: Vec<String> = given.iter().map(|&name| name.to_owned()).collect();
+            facts.add_names(&given);
+            facts.address(8443)
+        };
+        let local = ["box", "localhost", "127.0.0.1", "::1"];
+        assert_eq!(facts(&local, &[]), "box:8443");
+        assert_eq!(
+            facts(&[&local[..], &["10.0.0.2"]].concat(), &[]),
+            "10.0.0.2:8443"
+        );
+        assert_eq!(
+            facts(&[&local[..], &["fd00::2"]].concat(), &[]),
+            "[fd00::2]:8443"
+        );
+        let named = facts(&[&local[..], &["10.0.0.2"]].concat(), &["claw.example.org"]);
+        assert_eq!(named, "claw.example.org:8443");
     }
 
     #[test]

@@ -73,11 +73,7 @@ pub(crate) fn init(arguments: &InitArguments) -> CommandResult {
         }
     };
     let mut host = host::look().map_err(Failure::other)?;
-    for name in &arguments.name {
-        if !host.names.contains(name) {
-            host.names.push(name.clone());
-        }
-    }
+    host.add_names(&arguments.name);
     let key = key::new_key()?;
     let first = First {
         layout: &layout,
@@ -107,9 +103,11 @@ struct First<'a> {
 struct Done {
     /// One line each.
     lines: Vec<String>,
+    /// Where clients reach it.
+    address: String,
     /// As clients pin it.
     fingerprint: String,
-    /// The gateway's own settings.
+    /// What the gateway's own file lacks.
     settings: Option<String>,
 }
 
@@ -162,15 +160,20 @@ impl First<'_> {
 
     fn write(&self, users: bool) -> Result<Done, Failure> {
         let parts = self.parts();
+        let address = self.host.address(parts.port);
         let (text, config) = compose(&parts).map_err(Failure::other)?;
-        let product = self.found.map(|found| found.product);
-        let settings = product
-            .map(|product| counterpart::render(product, &config, &[]))
-            .transpose()
-            .map_err(Failure::other)?;
+        let settings = match self.found {
+            None => None,
+            Some(found) => {
+                let has_token = found.token.is_some();
+                counterpart::missing(found.product, &config, &found.document, has_token)
+                    .map_err(Failure::other)?
+            }
+        };
         self.make(&text, parts.token, users)
             .map(|(lines, fingerprint)| Done {
                 lines,
+                address,
                 fingerprint,
                 settings,
             })
@@ -250,9 +253,10 @@ impl First<'_> {
         text.push_str("\n\nkey of \"owner\" (shown once, give it to the client):\n  ");
         text.push_str(key);
         text.push_str(&format!(
-            "\n\ncertificate, as the gateway's own clients pin it:\n  \
-             gateway.remote.tlsFingerprint: \"{}\"\n",
-            done.fingerprint
+            "\n\nfor the gateway's own clients, in their file (the key, and the certificate they pin):\n  \
+             gateway: {{ mode: \"remote\", remote: {{ url: \"wss://{}\", token: \"the key\",\n    \
+             tlsFingerprint: \"{}\" }} }}\n",
+            done.address, done.fingerprint
         ));
         let token = self.layout.token.display();
         let uncomment = "then uncomment gateway.upstreamToken";
@@ -272,10 +276,12 @@ impl First<'_> {
                 }
             }
         }
-        if let Some(settings) = &done.settings {
-            text.push_str(&format!(
-                "\nput this into its file, and restart it:\n\n{settings}"
-            ));
+        match (&done.settings, self.found) {
+            (Some(settings), _) => text.push_str(&format!(
+                "\nmerge this into its file, and restart it (`clawsec render` writes all of it):\n\n{settings}"
+            )),
+            (None, Some(_)) => text.push_str("  its file holds what clawsec asks of it\n"),
+            (None, None) => {}
         }
         let config = match &self.layout.socket {
             None => String::new(),
@@ -285,8 +291,13 @@ impl First<'_> {
             None => String::new(),
             Some(_) => format!(" --state-dir {}", self.layout.state.display()),
         };
+        let image = if Path::new(DOCKER).exists() {
+            "  clawsec sandbox image    # docker is here: the small image that tools run in\n"
+        } else {
+            ""
+        };
         text.push_str(&format!(
-            "\nnext:\n  clawsec check{config}\n  clawsec run{config}{state} --confirm 60    # then, \
+            "\nnext:\n{image}  clawsec check{config}\n  clawsec run{config}{state} --confirm 60    # then, \
              within a minute: clawsec confirm\n"
         ));
         text
@@ -318,4 +329,5 @@ fn name(text: &str) -> Result<String, String> {
     }
 }
 
+const DOCKER: &str = "/var/run/docker.sock";
 const PORTS: [u16; 3] = [8443, 9443, 10443];
