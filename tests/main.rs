@@ -3,8 +3,9 @@
 //! pure: values only. kernel: the BPF object through BPF_PROG_TEST_RUN. system: a real daemon in
 //! network namespaces of its own. peer: the real gateways and their own clients behind it.
 
-#[cfg(test)]
 // `cfg(test)` says to the lints what is true of the whole binary: tests may panic.
+#[cfg(test)]
+mod attack;
 #[cfg(test)]
 mod kernel;
 #[cfg(test)]

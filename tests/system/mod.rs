@@ -2,6 +2,7 @@
 
 mod acme;
 mod attach;
+mod attacks;
 mod bans;
 pub(crate) mod client;
 mod confinement;

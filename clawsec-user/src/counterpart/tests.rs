@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::{Product, Severity, Unsupported, drift, missing, read, render};
+use super::{Product, Severity, Unsupported, drift, read, render};
 use crate::config::{Config, Sources, compile};
+
+mod lacking;
 
 struct Variables;
 
@@ -47,34 +49,6 @@ fn rendered(product: Product, config: &Config) -> Value {
     let text = render(product, config, &[]).unwrap();
     assert!(!text.contains("a-secret-of"), "{text}");
     read(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
-}
-
-#[test]
-fn only_what_the_file_lacks_is_asked_for() {
-    for product in Product::BOTH {
-        let config = config(|_| {});
-        let whole = rendered(product, &config);
-        assert_eq!(missing(product, &config, &whole, true), Ok(None));
-        let mut lacking = whole.clone();
-        lacking["tools"]["deny"] = json!(["cron"]);
-        lacking["gateway"]["auth"]["token"] = Value::Null;
-        // Left out, they are what is wanted.
-        for key in ["bind", "port"] {
-            lacking["gateway"].as_object_mut().unwrap().remove(key);
-        }
-        let ask = |has_token| {
-            let text = missing(product, &config, &lacking, has_token)
-                .unwrap()
-                .unwrap();
-            read(&text).unwrap()
-        };
-        assert_eq!(
-            ask(true),
-            json!({ "tools": { "deny": whole["tools"]["deny"] } })
-        );
-        let token = json!({ "auth": { "token": whole["gateway"]["auth"]["token"] } });
-        assert_eq!(ask(false)["gateway"], token);
-    }
 }
 
 #[test]

@@ -38,8 +38,8 @@ impl HostFacts {
     /// Where a client on another machine reaches a port: by the name that was given, else the first
     /// address that is not loopback, else the host's name.
     pub(super) fn address(&self, port: u16) -> String {
-        let ips = self.names.iter().filter_map(|name| name.parse().ok());
-        let outer = ips.filter(|ip: &IpAddr| !ip.is_loopback()).next();
+        let mut ips = self.names.iter().filter_map(|name| name.parse().ok());
+        let outer = ips.find(|ip: &IpAddr| !ip.is_loopback());
         let name = self.given.clone().or_else(|| self.names.first().cloned());
         match (&self.given, outer) {
             (None, Some(ip)) => std::net::SocketAddr::new(ip, port).to_string(),

@@ -5,6 +5,7 @@
 //! cancel safe, so that half is only ever used by one loop that runs to its end.
 
 mod head;
+mod pace;
 mod writer;
 
 use std::fmt;
@@ -13,7 +14,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::ready;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fastwebsockets::{OpCode, Role};
 use hyper::upgrade::Upgraded;
@@ -22,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf, ReadHalf, WriteHalf};
 use tokio::sync::Mutex;
 
 use self::head::Head;
+use self::pace::Pace;
 use self::writer::Writer;
 use crate::policy::Permit;
 
@@ -32,6 +34,9 @@ pub(in crate::gateway) type Stream = TokioIo<Upgraded>;
 const MAX_CONTROL_BYTES: usize = 125;
 /// What is read at once: most frames whole.
 const READ_BYTES: usize = 8 * 1024;
+/// What is read of a client that was told to close, a small frame counted as `FRAME_COST_BYTES`.
+const DRAINED_BYTES: usize = 1024 * 1024;
+const FRAME_COST_BYTES: usize = 4 * 1024;
 /// What a frame's payload grows by while it comes.
 const GROWTH_BYTES: usize = 64 * 1024;
 
@@ -65,6 +70,8 @@ pub(super) enum FrameError {
     TooLarge,
     #[error("a text message is not UTF-8")]
     NotUtf8,
+    #[error("a client floods: {0}")]
+    Flood(&'static str),
     #[error("read a frame")]
     Read(#[source] io::Error),
 }
@@ -75,6 +82,7 @@ impl FrameError {
         match self {
             Self::TooLarge => CloseFrame::new(1009, "message too big"),
             Self::NotUtf8 => CloseFrame::new(1007, "invalid UTF-8"),
+            Self::Flood(what) => CloseFrame::new(1008, what),
             Self::Protocol(_) | Self::Read(_) => CloseFrame::new(1002, "protocol error"),
         }
     }
@@ -121,9 +129,12 @@ pub(super) struct Reader<S> {
     stream: S,
     role: Role,
     limit: usize,
-    /// Bytes that came and belong to no frame yet; without capacity where there are none.
+    /// Bytes that came; without capacity where none belong to a frame yet.
     ahead: Vec<u8>,
+    /// So many of them belong to frames that were read.
+    taken: usize,
     partial: Option<Vec<u8>>,
+    pace: Pace,
 }
 
 /// The writing half, which the loops of one session share.
@@ -160,7 +171,9 @@ impl<S: AsyncRead + Unpin> Reader<S> {
             role,
             limit,
             ahead: Vec::new(),
+            taken: 0,
             partial: None,
+            pace: Pace::new(),
         }
     }
 
@@ -171,7 +184,7 @@ impl<S: AsyncRead + Unpin> Reader<S> {
     /// Reads one frame as it comes. Not cancel safe.
     pub(super) async fn frame(&mut self) -> Result<RawFrame, FrameError> {
         let head = loop {
-            match Head::parse(&self.ahead)? {
+            match Head::parse(self.ahead.get(self.taken..).unwrap_or_default())? {
                 Some(head) => break head,
                 None => self.read_ahead().await.map_err(FrameError::Read)?,
             }
@@ -199,18 +212,20 @@ impl<S: AsyncRead + Unpin> Reader<S> {
 
     /// Takes the payload behind a head of so many bytes.
     async fn payload(&mut self, head_bytes: usize, length: usize) -> Result<Vec<u8>, FrameError> {
-        let end = head_bytes + length;
-        if let Some(whole) = self.ahead.get(head_bytes..end) {
+        let start = self.taken + head_bytes;
+        let end = start + length;
+        if let Some(whole) = self.ahead.get(start..end) {
             let payload = whole.to_vec();
+            self.taken = end;
             if end == self.ahead.len() {
                 self.ahead = Vec::new();
-            } else {
-                self.ahead.drain(..end);
+                self.taken = 0;
             }
             return Ok(payload);
         }
         let mut payload = std::mem::take(&mut self.ahead);
-        payload.drain(..head_bytes);
+        payload.drain(..start);
+        self.taken = 0;
         while payload.len() < length {
             let left = length - payload.len();
             payload.reserve(left.min(GROWTH_BYTES));
@@ -225,7 +240,14 @@ impl<S: AsyncRead + Unpin> Reader<S> {
 
     /// Waits for bytes without a buffer: what has come is copied from the stack.
     async fn read_ahead(&mut self) -> io::Result<()> {
-        let Self { stream, ahead, .. } = self;
+        let Self {
+            stream,
+            ahead,
+            taken,
+            ..
+        } = self;
+        // Once for all that came at once: small frames are not moved for each other.
+        ahead.drain(..std::mem::take(taken));
         poll_fn(|cx| {
             let mut space = [MaybeUninit::uninit(); READ_BYTES];
             let mut read = ReadBuf::uninit(&mut space);
@@ -243,6 +265,7 @@ impl<S: AsyncRead + Unpin> Reader<S> {
     pub(super) async fn message(&mut self) -> Result<Message, FrameError> {
         loop {
             let frame = self.frame().await?;
+            self.keep_pace(&frame)?;
             match frame.opcode {
                 OpCode::Ping => return Ok(Message::Ping(frame.payload)),
                 OpCode::Pong => return Ok(Message::Pong(frame.payload)),
@@ -274,11 +297,27 @@ impl<S: AsyncRead + Unpin> Reader<S> {
         }
     }
 
+    /// Only of a client: what is behind is trusted to stop.
+    fn keep_pace(&mut self, frame: &RawFrame) -> Result<(), FrameError> {
+        match (self.role, frame.opcode) {
+            (Role::Client, _) => Ok(()),
+            (_, OpCode::Ping | OpCode::Pong) => self.pace.control(Instant::now()),
+            (_, OpCode::Continuation) => self.pace.fragment(),
+            _ => {
+                self.pace.message();
+                Ok(())
+            }
+        }
+    }
+
     /// Reads until the peer closes too, so that the close frame sent before is not lost to a
-    /// reset; bounded by the caller's deadline.
+    /// reset; bounded by the caller's deadline, and by what a client that does not flood has under
+    /// way.
     pub(super) async fn drain(&mut self) {
+        let mut left = DRAINED_BYTES;
         while let Ok(frame) = self.frame().await {
-            if frame.opcode == OpCode::Close {
+            left = left.saturating_sub(FRAME_COST_BYTES + frame.payload.len());
+            if frame.opcode == OpCode::Close || left == 0 {
                 return;
             }
         }
