@@ -224,6 +224,11 @@ impl Enforcer {
         bans::admissions(&mut self.maps)
     }
 
+    /// Makes the program's ends of bans and admissions anew by the wall clock, which was set.
+    pub fn follow_clock(&mut self) -> Result<(), EnforcerError> {
+        bans::resume(&mut self.maps)
+    }
+
     /// Kernel memory of the lasting maps.
     pub fn memory(&self) -> Result<KernelMemory, EnforcerError> {
         figures::memory(&self.maps, &self.folder)

@@ -148,6 +148,13 @@ impl Book {
         self.first_change + self.changes.len() as u64
     }
 
+    /// Has everybody read all of it again: what ran out by a clock that was set since would be in
+    /// force again where it is still known.
+    pub(super) fn begin_anew(&mut self) {
+        self.first_change = self.end() + 1;
+        self.changes.clear();
+    }
+
     pub(super) fn since(&self, number: u64) -> Since {
         let Some(known) = number.checked_sub(self.first_change) else {
             return Since::Behind;
@@ -222,6 +229,26 @@ mod tests {
             by: By::Operator,
             note: None,
         }
+    }
+
+    #[test]
+    fn a_book_that_begins_anew_is_read_whole() {
+        let mut book = Book::default();
+        let key = (TimedKind::Ban, "192.0.2.1/32".parse().unwrap());
+        let entry = Entry {
+            until_ms: 10,
+            by: By::Kernel,
+            note: None,
+        };
+        book.set(key, entry.clone());
+        let read = book.end();
+        assert_eq!(book.since(read), Since::Changes(Vec::new(), read));
+        book.begin_anew();
+        assert_eq!(book.since(read), Since::Behind);
+        let read = book.end();
+        book.set(key, entry.clone());
+        let changes = Since::Changes(vec![(key, Some(entry))], read + 1);
+        assert_eq!(book.since(read), changes);
     }
 
     #[test]

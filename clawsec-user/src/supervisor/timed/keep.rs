@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::book::{By, Entry};
 use super::journal::Plane;
-use super::{Timed, WRITE_EVERY, unix_ms};
+use super::{Timed, WRITE_EVERY, clock, unix_ms};
 use crate::causes::chain;
 use crate::enforcer::{Enforcer, EnforcerError};
 use crate::event::{Event, EventKind, Outcome};
@@ -49,6 +49,7 @@ pub(in crate::supervisor) async fn start(
     let mut is_kept = true;
     note(state, write(state).await, &mut is_kept);
     tasks.spawn(keep(Arc::clone(state), is_kept, stop.clone()));
+    tasks.spawn(clock::follow(Arc::clone(state), stop.clone()));
 }
 
 /// Writes what the last second has changed, for the last time.

@@ -7,6 +7,7 @@
 //! kernel's admissions. Expiry is wall time, so a reboot changes nothing.
 
 mod book;
+mod clock;
 mod follow;
 mod journal;
 mod keep;
@@ -215,6 +216,15 @@ impl Timed {
             *swept = Instant::now();
             self.book().sweep(now_ms()) > 0
         }
+    }
+
+    /// The wall clock was set: what has run out by it is forgotten by everybody.
+    fn follow_clock(&self) {
+        let mut book = self.book();
+        book.sweep(now_ms());
+        book.begin_anew();
+        drop(book);
+        self.changed.send_replace(());
     }
 
     fn catch_up(&self) -> std::io::Result<()> {
