@@ -87,6 +87,16 @@ impl Connection {
 
     /// The status of the next answer, once all of it is there.
     pub(crate) fn answer(&mut self) -> io::Result<u16> {
+        Ok(self.whole_answer()?.0)
+    }
+
+    /// Asks without a body; the status, and the answer's body.
+    pub(crate) fn ask_for_text(&mut self, line: &str, key: &str) -> io::Result<(u16, String)> {
+        self.begin(line, key, "")?;
+        self.whole_answer()
+    }
+
+    fn whole_answer(&mut self) -> io::Result<(u16, String)> {
         let head = self.head()?;
         let field = |name: &str| {
             let mut lines = head.lines();
@@ -94,7 +104,8 @@ impl Connection {
         };
         let mut body = vec![0; field("content-length:").unwrap_or_default()];
         self.0.read_exact(&mut body)?;
-        status(&head)
+        let text = String::from_utf8_lossy(&body).into_owned();
+        Ok((status(&head)?, text))
     }
 
     pub(crate) fn ask(&mut self, line: &str, key: &str, body: &str) -> io::Result<u16> {

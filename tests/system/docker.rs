@@ -42,8 +42,21 @@ pub(crate) fn docker(socket: &Path, arguments: &[&str]) -> String {
 /// Starts a daemon that touches no host network: no bridge, no packet filter rules.
 async fn start() -> PathBuf {
     remove_stale();
-    let dir = PathBuf::from(format!("/tmp/clawsec-test-docker-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).unwrap();
+    start_in(&folder("")).await
+}
+
+/// A folder of this process that the next run removes.
+pub(crate) fn folder(suffix: &str) -> PathBuf {
+    PathBuf::from(format!(
+        "/tmp/clawsec-test-docker-{}{suffix}",
+        std::process::id()
+    ))
+}
+
+/// Starts one with everything it has in this folder, its process number in `pid`; again, where it
+/// was killed.
+pub(crate) async fn start_in(dir: &Path) -> PathBuf {
+    std::fs::create_dir_all(dir).unwrap();
     let socket = dir.join("docker.sock");
     let path = |name: &str| dir.join(name).display().to_string();
     let arguments = [
@@ -84,7 +97,8 @@ fn remove_stale() {
         let name = entry.file_name();
         let pid = name
             .to_str()
-            .and_then(|name| name.strip_prefix("clawsec-test-docker-"));
+            .and_then(|name| name.strip_prefix("clawsec-test-docker-"))
+            .and_then(|rest| rest.split('-').next());
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             // Something may still be mounted there; then the run after this one does it.
             std::fs::remove_dir_all(entry.path()).ok();

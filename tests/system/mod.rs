@@ -9,6 +9,7 @@ mod confinement;
 pub(crate) mod daemon;
 mod deploy;
 pub(crate) mod docker;
+mod faults;
 mod flood;
 mod init;
 mod input;

@@ -25,18 +25,18 @@ use crate::ipc::TlsMaterial;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("read the certificate's PEM")]
-    CertificatePem(#[source] pem::Error),
-    #[error("the certificate file holds no certificate")]
+    #[error("read the PEM of gateway.tls.cert: {}", said(.0))]
+    CertificatePem(pem::Error),
+    #[error("the file of gateway.tls.cert holds no certificate")]
     CertificateMissing,
-    #[error("read the key's PEM")]
-    KeyPem(#[source] pem::Error),
+    #[error("read the PEM of gateway.tls.key: {}", said(.0))]
+    KeyPem(pem::Error),
     #[error("the key does not belong to the certificate")]
     KeyMismatch,
     #[error("use the certificate and key")]
     Unusable(#[source] rustls::Error),
-    #[error("read the PEM of gateway.tls.clientCa")]
-    ClientCaPem(#[source] pem::Error),
+    #[error("read the PEM of gateway.tls.clientCa: {}", said(.0))]
+    ClientCaPem(pem::Error),
     #[error("use a certificate of gateway.tls.clientCa")]
     ClientCaUnusable(#[source] rustls::Error),
     #[error("use gateway.tls.clientCa")]
@@ -45,6 +45,15 @@ pub enum TlsError {
     Ticketer(#[source] rustls::Error),
     #[error("offer the protocol versions")]
     Versions(#[source] rustls::Error),
+}
+
+/// The library shows section names as numbers.
+fn said(error: &pem::Error) -> String {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "a section has no END line; the file is cut".into(),
+        pem::Error::IllegalSectionStart { .. } => "a BEGIN line is not whole".into(),
+        other => other.to_string(),
+    }
 }
 
 /// TLS as one policy has it.
@@ -255,9 +264,14 @@ mod tests {
                 "no certificate",
                 key.clone(),
                 key.clone(),
-                Some("the certificate file holds no certificate"),
+                Some("the file of gateway.tls.cert holds no certificate"),
             ),
-            ("no key", cert.clone(), cert, Some("read the key's PEM")),
+            (
+                "no key",
+                cert.clone(),
+                cert,
+                Some("read the PEM of gateway.tls.key: no items found"),
+            ),
         ];
         let terms = Terms {
             min_version: TlsVersion::Tls12,
