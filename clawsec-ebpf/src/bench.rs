@@ -17,7 +17,7 @@ fn main() {}
 mod bpf {
     use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
     use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
-    use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_redirect};
+    use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_redirect};
     use aya_ebpf::macros::{map, xdp};
     use aya_ebpf::maps::lpm_trie::Key;
     use aya_ebpf::maps::{Array, HashMap, LpmTrie, ProgramArray};
@@ -41,6 +41,11 @@ mod bpf {
     /// Where the generator sends.
     #[map]
     static TARGET: Array<u32> = Array::with_max_entries(1, 0);
+    /// Nanoseconds from one frame to the next, and when the next is due.
+    #[map]
+    static PACE: Array<u64> = Array::with_max_entries(1, 0);
+    #[map]
+    static DUE: Array<u64> = Array::with_max_entries(1, 0);
     #[map]
     static TRIE4: LpmTrie<[u8; 4], u32> = LpmTrie::with_max_entries(131_072, BPF_F_NO_PREALLOC);
     #[map]
@@ -228,6 +233,28 @@ mod bpf {
     /// For live frames: sends each to the interface in `TARGET`.
     #[xdp(frags)]
     pub(crate) fn bench_send(_ctx: XdpContext) -> u32 {
+        let target = TARGET.get(0).copied().unwrap_or_default();
+        // SAFETY: plain numbers.
+        unsafe { bpf_redirect(target, 0) as u32 }
+    }
+
+    /// As `bench_send`, and no earlier than `PACE` lets it.
+    #[xdp(frags)]
+    pub(crate) fn bench_paced(_ctx: XdpContext) -> u32 {
+        if let (Some(gap), Some(due)) = (PACE.get(0), DUE.get_ptr_mut(0)) {
+            // SAFETY: takes no argument; one generator runs at a time.
+            let (mut now, planned) = unsafe { (bpf_ktime_get_ns(), due.read()) };
+            // Five microseconds and more.
+            for _ in 0..256 {
+                if now >= planned {
+                    break;
+                }
+                // SAFETY: takes no argument.
+                now = unsafe { bpf_ktime_get_ns() };
+            }
+            // SAFETY: the map's own element; what was missed is not made up for.
+            unsafe { due.write(now.max(planned) + *gap) };
+        }
         let target = TARGET.get(0).copied().unwrap_or_default();
         // SAFETY: plain numbers.
         unsafe { bpf_redirect(target, 0) as u32 }

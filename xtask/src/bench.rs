@@ -21,6 +21,9 @@ pub(crate) enum What {
     /// One execution beside docker exec, docker run and bwrap: root, dockerd, busybox-static,
     /// bubblewrap.
     Sandbox,
+    /// What is left for an allowed client while others attack, beside nginx behind nftables: root,
+    /// nginx-light, nftables, ethtool, wrk.
+    Attack,
     /// The audit log: records a second, the cost of a record, and the reading commands beside jq
     /// and DuckDB.
     Audit,
@@ -34,6 +37,7 @@ pub(crate) fn run(what: What) -> anyhow::Result<()> {
         What::Kernel => kernel(),
         What::Gateway => bench_gateway::run(),
         What::Sandbox => sandbox(),
+        What::Attack => attack(),
         What::Audit => audit::run(),
     }
 }
@@ -45,6 +49,36 @@ fn sandbox() -> anyhow::Result<()> {
         .args(["test", "--package", "clawsec-tests", "--bench", "sandbox"])
         .env("CLAWSEC_BIN", program)
         .env("CLAWSEC_BENCH_OUT", root.join("target/bench/sandbox.json"))
+        .status()
+        .context("run the benchmark")?;
+    if !status.success() {
+        bail!("the benchmark failed");
+    }
+    Ok(())
+}
+
+fn attack() -> anyhow::Result<()> {
+    for (program, package) in [
+        ("nginx", "nginx-light"),
+        ("nft", "nftables"),
+        ("ethtool", "ethtool"),
+        ("wrk", "wrk"),
+        ("curl", "curl"),
+    ] {
+        tiers::need(program, package)?;
+    }
+    let program = build::build(true).context("build the daemon")?;
+    let load = build::load_generator().context("build what is behind")?;
+    let bench = build::bench_object().context("build the benchmark's programs")?;
+    let status = Command::new(env!("CARGO"))
+        .args(["test", "--package", "clawsec-tests", "--bench", "kernel"])
+        .env("CLAWSEC_BIN", program)
+        .env("CLAWSEC_LOAD", load)
+        .env("CLAWSEC_BENCH_OBJECT", bench)
+        .env(
+            "CLAWSEC_BENCH_OUT",
+            xtask::root().join("target/bench/attack.json"),
+        )
         .status()
         .context("run the benchmark")?;
     if !status.success() {

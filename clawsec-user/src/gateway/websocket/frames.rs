@@ -181,6 +181,14 @@ impl<S: AsyncRead + Unpin> Reader<S> {
         self.limit = limit;
     }
 
+    /// Lets other connections have their turn where this one has sent more than it was read: who
+    /// sends a hundred messages at once is served no more often than who sends one.
+    pub(super) async fn take_turns(&mut self) {
+        if self.taken < self.ahead.len() {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Reads one frame as it comes. Not cancel safe.
     pub(super) async fn frame(&mut self) -> Result<RawFrame, FrameError> {
         let head = loop {

@@ -150,6 +150,7 @@ async fn client_to_upstream(
         if sent.is_err() {
             return End::Upstream(None);
         }
+        reader.take_turns().await;
     }
 }
 
@@ -178,6 +179,7 @@ async fn upstream_to_client(
         if client.raw(frame).await.is_err() {
             return End::Client(None);
         }
+        reader.take_turns().await;
     }
 }
 
