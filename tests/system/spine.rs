@@ -179,7 +179,7 @@ pub(super) fn assert_sums_agree(daemon: &Daemon) {
     }
 }
 
-pub(super) fn dropped(status: &Value) -> BTreeMap<String, u64> {
+pub(crate) fn dropped(status: &Value) -> BTreeMap<String, u64> {
     let reasons = status["reasons"].as_array().expect("reasons").iter();
     reasons
         .filter(|reason| reason["drop"] == true && reason["packets"] != 0)
@@ -190,7 +190,7 @@ pub(super) fn dropped(status: &Value) -> BTreeMap<String, u64> {
         .collect()
 }
 
-pub(super) fn recorded(records: &[Value]) -> BTreeMap<String, u64> {
+pub(crate) fn recorded(records: &[Value]) -> BTreeMap<String, u64> {
     let mut sums = BTreeMap::new();
     for record in records {
         if record["event"] == "network" && record["action"] == "drop" {

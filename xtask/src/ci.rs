@@ -36,7 +36,10 @@ pub(crate) fn run(skip_tests: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     fuzz::run(None, fuzz::SECONDS)?;
-    tiers::run(None, None, true)
+    tiers::run(tiers::Wanted {
+        strict: true,
+        ..tiers::Wanted::default()
+    })
 }
 
 fn step(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<()> {

@@ -57,6 +57,9 @@ enum Command {
         /// Fail if a tier cannot run
         #[arg(long)]
         strict: bool,
+        /// How long the soak tier goes on; a minute without it
+        #[arg(long, value_name = "N")]
+        minutes: Option<u32>,
         /// Only tests whose path begins with this, below the tier
         filter: Option<String>,
     },
@@ -122,8 +125,14 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Test {
             tier,
             strict,
+            minutes,
             filter,
-        } => tiers::run(tier, filter.as_deref(), strict),
+        } => tiers::run(tiers::Wanted {
+            only: tier,
+            filter: filter.as_deref(),
+            strict,
+            minutes,
+        }),
         Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Command::Bench { what } => bench::run(what),
         Command::Ci { skip_tests } => ci::run(skip_tests),

@@ -3,8 +3,8 @@
 //! A tier that cannot run here is named with its reason and the number of tests that did not
 //! run; under `--strict` (as in CI) that is a failure.
 
+use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
@@ -28,6 +28,8 @@ pub(crate) enum Tier {
     System,
     /// The real gateway from npm with its own clients: root, node.
     Peer,
+    /// Mixed traffic with reloads, bans, sandbox runs and rotations, for --minutes: root.
+    Soak,
 }
 
 impl fmt::Display for Tier {
@@ -38,6 +40,7 @@ impl fmt::Display for Tier {
             Self::Vm => "vm",
             Self::System => "system",
             Self::Peer => "peer",
+            Self::Soak => "soak",
         })
     }
 }
@@ -50,8 +53,27 @@ pub(crate) struct Count {
     pub(crate) not_run: u64,
 }
 
+/// Which tests, and how.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) only: Option<Tier>,
+    pub(crate) filter: Option<&'a str>,
+    pub(crate) strict: bool,
+    /// Of the soak tier.
+    pub(crate) minutes: Option<u32>,
+}
+
 /// Runs the tiers and prints one line for each, then the sum.
-pub(crate) fn run(only: Option<Tier>, filter: Option<&str>, strict: bool) -> anyhow::Result<()> {
+pub(crate) fn run(wanted: Wanted<'_>) -> anyhow::Result<()> {
+    let Wanted {
+        only,
+        filter,
+        strict,
+        minutes,
+    } = wanted;
+    if minutes.is_some() && only != Some(Tier::Soak) {
+        bail!("--minutes is of the soak tier: say --tier soak, too");
+    }
     let wanted = only.map_or_else(|| Tier::value_variants().to_vec(), |tier| vec![tier]);
     let mut lines = Vec::new();
     let mut total = Count::default();
@@ -69,7 +91,11 @@ pub(crate) fn run(only: Option<Tier>, filter: Option<&str>, strict: bool) -> any
             }
         };
         let (count, note) = match ready {
-            Ready::Here(environment) => (run_tier(tier, filter, &environment)?, String::new()),
+            Ready::Here(mut environment) => {
+                let minutes = minutes.map(|minutes| minutes.to_string().into());
+                environment.extend(minutes.map(|minutes| ("CLAWSEC_SOAK_MINUTES", minutes)));
+                (run_tier(tier, filter, &environment)?, String::new())
+            }
             Ready::Guest(guest) => {
                 say(&format!("tier {tier}"));
                 let (count, note) = guest.run(filter)?;
@@ -116,7 +142,7 @@ pub(crate) fn run(only: Option<Tier>, filter: Option<&str>, strict: bool) -> any
     Ok(())
 }
 
-type Environment = Vec<(&'static str, PathBuf)>;
+type Environment = Vec<(&'static str, OsString)>;
 
 /// Where a tier runs.
 enum Ready {
@@ -141,7 +167,10 @@ fn environment(tier: Tier) -> anyhow::Result<Environment> {
     }
     let daemon = build::build(false).context("needs the kernel half")?;
     let object = xtask::root().join("target/bpf/clawsec.o");
-    let mut environment = vec![("CLAWSEC_BPF_OBJECT", object), ("CLAWSEC_BIN", daemon)];
+    let mut environment = vec![
+        ("CLAWSEC_BPF_OBJECT", object.into()),
+        ("CLAWSEC_BIN", daemon.into()),
+    ];
     if tier == Tier::Kernel {
         return Ok(environment);
     }
@@ -155,13 +184,13 @@ fn environment(tier: Tier) -> anyhow::Result<Environment> {
         need("busybox", "busybox-static")?;
         // The flood's generator.
         let bench = build::bench_object().context("needs the benchmark's programs")?;
-        environment.push(("CLAWSEC_BENCH_OBJECT", bench));
+        environment.push(("CLAWSEC_BENCH_OBJECT", bench.into()));
     }
     ensure_user("clawsec", None)?;
     ensure_user("clawsec-sbx", Some("/home/clawsec-sbx"))?;
     if tier == Tier::Peer {
         need("chromium", "chromium")?;
-        environment.push(("CLAWSEC_PEER_DIR", peer::install()?));
+        environment.push(("CLAWSEC_PEER_DIR", peer::install()?.into()));
     }
     Ok(environment)
 }
@@ -208,6 +237,10 @@ fn commands(tier: Tier, filter: Option<&str>) -> Vec<Command> {
     if matches!(tier, Tier::System | Tier::Peer) {
         // Each of these tests has a daemon and a network of its own on two cores.
         tests.arg("--test-threads=2");
+    }
+    if tier == Tier::Soak {
+        // What was measured is as much its result as that it passed.
+        tests.arg("--nocapture");
     }
     commands.push(tests);
     commands

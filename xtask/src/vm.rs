@@ -221,15 +221,26 @@ fn golden_folder() -> PathBuf {
     root().join("tests/kernel/golden")
 }
 
+/// A folder with another kernel's packages, unpacked, to run the rows on.
+const OTHER: &str = "CLAWSEC_VM_LINUX";
+
 /// The kernel and its veth module: the newest 6.1 that Debian has, kept in `target/tools`.
 pub(crate) fn linux() -> Result<(PathBuf, PathBuf)> {
     let folder = root().join("target/tools/linux-6.1");
     let found = |folder: &Path| {
-        let kernel = first(&folder.join("boot"), "vmlinuz-6.1")?;
-        let modules = first(&folder.join("lib/modules"), "6.1")?;
+        let kernel = first(&folder.join("boot"), "vmlinuz-")?;
+        let modules = first(&folder.join("lib/modules"), "")?;
         let veth = modules.join("kernel/drivers/net/veth.ko");
         veth.is_file().then_some((kernel, veth))
     };
+    if let Some(other) = std::env::var_os(OTHER) {
+        let other = PathBuf::from(other);
+        let missing = || {
+            let folder = other.display();
+            format!("{OTHER}: no boot/vmlinuz-* and veth.ko of its modules in {folder}")
+        };
+        return found(&other).with_context(missing);
+    }
     if let Some(found) = found(&folder) {
         return Ok(found);
     }
