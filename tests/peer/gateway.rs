@@ -151,6 +151,18 @@ impl Protected {
         Background(Some(child))
     }
 
+    /// The small client straight to the gateway, on its own host.
+    pub(super) fn client_on_its_host(&self, options: &Value) -> Heard {
+        let mut command = self
+            .product
+            .node(&self.daemon.lab, Host::Gateway, &self.home);
+        let command = command
+            .arg(driver("client.cjs"))
+            .arg("ws://127.0.0.1:18789")
+            .arg(options.to_string());
+        Heard::parse(&command.output().expect("run the client").stdout)
+    }
+
     fn client_command(&self, options: &Value) -> Command {
         let mut command = self
             .product

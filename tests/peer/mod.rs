@@ -13,5 +13,6 @@ mod observer;
 mod parser;
 mod product;
 mod routes;
+mod same;
 mod sandbox;
 mod tools;
