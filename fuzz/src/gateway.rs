@@ -234,3 +234,39 @@ fn unescape(bytes: &[u8]) -> Vec<u8> {
     }
     out
 }
+
+/// A proxy's word for whom it speaks: an address of the family it says, and one that reads the same
+/// when it is written.
+pub fn proxy(bytes: &[u8]) {
+    if let Ok(Some((ip, port))) = probe::proxied(bytes) {
+        // An IPv4 address in an IPv6 one is the IPv4 address.
+        assert!(bytes[1] == 0x11 && ip.is_ipv4() || bytes[1] == 0x21, "{ip}");
+        let at = if bytes[1] == 0x11 { 10 } else { 34 };
+        assert_eq!(port.to_be_bytes(), bytes[at..at + 2]);
+        assert_eq!(ip, ip.to_canonical());
+    }
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    if let Some(ip) = probe::forwarded(text) {
+        assert_eq!(probe::forwarded(&ip.to_string()), Some(ip), "{text:?}");
+    }
+}
+
+/// What the protected gateway tells clawsec's node and its observer: a program that is named, or a
+/// reason; no more records than frames, each run's name with an end.
+pub fn node(bytes: &[u8]) {
+    if let Some(Ok(argv)) = probe::node_call(bytes) {
+        assert!(!argv[0].is_empty(), "a program has a name");
+    }
+    let frames = bytes.split(|byte| *byte == b'\n').count();
+    let names = probe::observed(bytes);
+    assert!(
+        names.len() <= frames,
+        "{} records of {frames} frames",
+        names.len()
+    );
+    for name in names {
+        assert!(name.chars().count() <= 140, "{name}");
+    }
+}

@@ -18,7 +18,7 @@ use clawsec_user::capture::{Capture, MAX_FRAME_BYTES};
 use clawsec_user::config::{ConfigError, NoSources, Sources, compile};
 use zeroize::Zeroizing;
 
-pub use self::gateway::{frames, head, path, policy, request};
+pub use self::gateway::{frames, head, node, path, policy, proxy, request};
 
 /// The packet parser: whatever the bytes, an end with a reason or facts that are whole; and what
 /// lies behind the end of a frame decides nothing but a cut header.

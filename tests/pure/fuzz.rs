@@ -85,6 +85,16 @@ fn the_checker_of_paths() {
 }
 
 #[test]
+fn the_readers_of_a_proxy_s_word() {
+    run("proxy", targets::proxy, 200_000);
+}
+
+#[test]
+fn the_readers_of_what_the_gateway_tells() {
+    run("node", targets::node, 100_000);
+}
+
+#[test]
 fn the_readers_of_audit_logs() {
     run("audit", targets::audit, 3_000);
 }

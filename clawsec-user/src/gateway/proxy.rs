@@ -55,7 +55,7 @@ pub(super) async fn read_header(stream: &mut TcpStream) -> io::Result<Spoken> {
     parse(head[12], head[13], &body).map_err(invalid)
 }
 
-fn parse(version_command: u8, family: u8, body: &[u8]) -> Result<Spoken, &'static str> {
+pub(super) fn parse(version_command: u8, family: u8, body: &[u8]) -> Result<Spoken, &'static str> {
     match version_command {
         0x20 => return Ok(Spoken::Itself),
         0x21 => {}
@@ -116,7 +116,7 @@ pub(super) fn forwarded_for(
 const MALFORMED: &str = "X-Forwarded-For holds something that is not an address";
 
 /// An address, with a port after it or in brackets, as some proxies write it.
-fn address(text: &str) -> Option<IpAddr> {
+pub(super) fn address(text: &str) -> Option<IpAddr> {
     if let Ok(address) = text.parse() {
         return Some(address);
     }

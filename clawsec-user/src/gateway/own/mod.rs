@@ -9,6 +9,7 @@ mod keep;
 mod node;
 mod notice;
 mod observe;
+pub(in crate::gateway) mod probe;
 
 use std::sync::Arc;
 

@@ -77,7 +77,7 @@ impl Drop for Log<'_> {
 
 /// What has begun and what has just ended.
 #[derive(Debug)]
-struct Observed {
+pub(super) struct Observed {
     default_agent: Option<String>,
     open: HashMap<Key, Open>,
     /// The last that ended, so that what is told twice is recorded once.
@@ -127,7 +127,7 @@ const MAX_NAME_CHARS: usize = 128;
 const SUBSCRIBE_ID: &str = "subscribe";
 
 impl Observed {
-    fn new(default_agent: Option<String>) -> Self {
+    pub(super) fn new(default_agent: Option<String>) -> Self {
         Self {
             default_agent,
             open: HashMap::new(),
@@ -138,7 +138,7 @@ impl Observed {
     }
 
     /// Takes one frame of the gateway's; what is to be recorded.
-    fn take(&mut self, text: &[u8], now: Instant) -> Vec<Event> {
+    pub(super) fn take(&mut self, text: &[u8], now: Instant) -> Vec<Event> {
         let mut events = Vec::new();
         self.expire(now, &mut events);
         match notice::read(text) {
@@ -295,7 +295,7 @@ impl Observed {
     }
 
     /// Everything that has begun, as it stands at the end of the connection.
-    fn finish(&mut self, now: Instant) -> Vec<Event> {
+    pub(super) fn finish(&mut self, now: Instant) -> Vec<Event> {
         let mut events = Vec::new();
         for (key, open) in std::mem::take(&mut self.open) {
             let ending = open.ending.map_or(Ending::Unfinished, |(_, ending)| ending);

@@ -9,7 +9,7 @@ use crate::policy::{Request, RequestFacts};
 
 /// One `node.invoke.request`.
 #[derive(Debug)]
-pub(super) struct Invoke {
+pub(in crate::gateway::own) struct Invoke {
     pub(super) id: String,
     pub(super) node_id: String,
     pub(super) command: Command,
@@ -30,7 +30,7 @@ pub(super) enum Command {
 
 impl Invoke {
     /// `None` where it could not even be answered.
-    pub(super) fn read(payload: &Value) -> Option<Self> {
+    pub(in crate::gateway::own) fn read(payload: &Value) -> Option<Self> {
         let text = |key: &str| payload.get(key).and_then(Value::as_str).map(str::to_owned);
         let command = match text("command")?.as_str() {
             "system.run" => Command::Run,
@@ -50,7 +50,7 @@ impl Invoke {
     }
 
     /// Its parameters; a text with two readings has none.
-    pub(super) fn params(&self) -> Result<Value, &'static str> {
+    pub(in crate::gateway::own) fn params(&self) -> Result<Value, &'static str> {
         let text = self.params.as_deref().ok_or("paramsJSON required")?;
         json::parse(text.as_bytes()).map_err(|_unreadable| "paramsJSON is not JSON")
     }
@@ -62,8 +62,8 @@ impl Invoke {
 
 /// The parameters of `system.run` and of its `prepare`.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Run {
-    pub(super) argv: Vec<String>,
+pub(in crate::gateway::own) struct Run {
+    pub(in crate::gateway::own) argv: Vec<String>,
     /// The command as the agent wrote it.
     pub(super) text: String,
     pub(super) cwd: Option<String>,
@@ -80,7 +80,7 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn read(params: &Value) -> Result<Self, &'static str> {
+    pub(in crate::gateway::own) fn read(params: &Value) -> Result<Self, &'static str> {
         let text = |key: &str| {
             let text = params.get(key).and_then(Value::as_str).map(str::trim);
             text.filter(|text| !text.is_empty()).map(str::to_owned)

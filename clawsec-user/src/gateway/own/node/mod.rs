@@ -5,7 +5,7 @@
 
 mod answer;
 mod approval;
-mod call;
+pub(super) mod call;
 mod run;
 
 use std::collections::HashMap;
