@@ -4,6 +4,7 @@
 //! of its own unless `CLAWSEC_TEST_DOCKER` names a socket), `firejail::…` and `none::…` need root
 //! and the user `clawsec-sbx`, which is made if it is missing; `firejail::…` needs firejail.
 
+mod liar;
 mod lifetime;
 mod load;
 mod probe;
