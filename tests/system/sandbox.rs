@@ -12,15 +12,14 @@ mod setup;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) use self::probe::workspace;
 pub(crate) use self::setup::make_user;
-use self::setup::{USER, config, open_as, permit, permit_of};
+use self::setup::{USER, config, job, open_as, permit, permit_of, run, shell};
 use crate::system::docker::chain;
 use clawsec_user::config::SandboxProvider;
-use clawsec_user::sandbox::{CancellationToken, Execution, Job, JobCommand, Sandbox};
+use clawsec_user::sandbox::{CancellationToken, JobCommand, Sandbox};
 
 /// The rules that hold in every provider.
 macro_rules! provider {
@@ -361,36 +360,6 @@ async fn workdir(sandbox: &Sandbox) {
         .await
     {
         assert_eq!(execution.stdout.text(), "", "{execution:?}");
-    }
-}
-
-async fn shell(sandbox: &Sandbox, line: &str) -> Execution {
-    run(sandbox, job(JobCommand::Shell(line.into()))).await
-}
-
-async fn run(sandbox: &Sandbox, job: Job) -> Execution {
-    let command = job.command.clone();
-    assert!(
-        sandbox.warm_up(Duration::from_secs(30)).await,
-        "no container stands ready"
-    );
-    match sandbox.run(permit(), job, CancellationToken::new()).await {
-        Ok(execution) => execution,
-        Err(error) => panic!("{command:?}: {}", chain(&error)),
-    }
-}
-
-fn job(command: JobCommand) -> Job {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    Job {
-        id: format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed)),
-        agent: "main".into(),
-        command,
-        env: BTreeMap::new(),
-        workdir: None,
-        workspace: None,
-        stdin: Vec::new(),
-        timeout: Duration::from_secs(20),
     }
 }
 

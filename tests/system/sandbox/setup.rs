@@ -1,6 +1,8 @@
 //! A provider for a test: its configuration, its user, its docker daemon.
 
+use std::collections::BTreeMap;
 use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use clawsec_user::config::{SandboxConfig, SandboxProvider};
@@ -8,9 +10,9 @@ use clawsec_user::policy::{
     AddressPolicy, Credentials, KeyDigest, People, Permit, Policy, PrincipalSpec, Request,
     RequestFacts, RequestLimit, Scope, ToolName, ToolRules, UnknownMethods,
 };
-use clawsec_user::sandbox::{Sandbox, SandboxError};
+use clawsec_user::sandbox::{CancellationToken, Execution, Job, JobCommand, Sandbox, SandboxError};
 
-use crate::system::docker as dockerd;
+use crate::system::docker::{self as dockerd, chain};
 
 pub(super) const USER: &str = "clawsec-sbx";
 
@@ -115,4 +117,34 @@ pub(super) fn permit_of(principal: &str) -> Permit {
         .unwrap();
     let facts = RequestFacts::new(Request::Tool(ToolName::new("exec")));
     policy.decide(&principal, facts).unwrap()
+}
+
+pub(super) async fn shell(sandbox: &Sandbox, line: &str) -> Execution {
+    run(sandbox, job(JobCommand::Shell(line.into()))).await
+}
+
+pub(super) async fn run(sandbox: &Sandbox, job: Job) -> Execution {
+    let command = job.command.clone();
+    assert!(
+        sandbox.warm_up(Duration::from_secs(30)).await,
+        "no container stands ready"
+    );
+    match sandbox.run(permit(), job, CancellationToken::new()).await {
+        Ok(execution) => execution,
+        Err(error) => panic!("{command:?}: {}", chain(&error)),
+    }
+}
+
+pub(super) fn job(command: JobCommand) -> Job {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    Job {
+        id: format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed)),
+        agent: "main".into(),
+        command,
+        env: BTreeMap::new(),
+        workdir: None,
+        workspace: None,
+        stdin: Vec::new(),
+        timeout: Duration::from_secs(20),
+    }
 }
